@@ -1,0 +1,219 @@
+use std::{env, fs, path::PathBuf};
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn envelope(detail: &Value) -> Value {
+    json!({
+        "version": "0",
+        "id": "6a7e8feb-b491-4cf7-a9f1-bf3703467718",
+        "source": "ops",
+        "detail-type": "Sandbox Requested",
+        "account": "000000000000",
+        "time": "2026-11-24T10:00:00Z",
+        "region": "us-east-1",
+        "resources": [],
+        "detail": detail
+    })
+}
+
+fn detail() -> Value {
+    json!({
+        "version": 1,
+        "id": "req-1",
+        "at": "2026-11-24T10:00:00Z",
+        "user_key": "abcdefghijklmnopqrst"
+    })
+}
+
+/// The detail with some fields changed; `null` takes one away.
+fn but(changes: &Value) -> Value {
+    let mut detail = detail();
+    let fields = detail.as_object_mut().unwrap();
+    for (field, value) in changes.as_object().unwrap() {
+        if value.is_null() {
+            fields.remove(field);
+        } else {
+            fields.insert(field.clone(), value.clone());
+        }
+    }
+    detail
+}
+
+fn read(detail: &Value) -> Result<SandboxRequested, EventRejected> {
+    SandboxRequested::from_event(&envelope(detail))
+}
+
+#[test]
+fn a_request_with_all_its_fields_is_read() {
+    let request = read(&but(&json!({
+        "correlation_id": "story-1", "pool": "agents-large", "ready_within_seconds": 30
+    })));
+    insta::assert_json_snapshot!(request.unwrap());
+}
+
+#[test]
+fn a_request_may_leave_out_what_is_optional() {
+    let request = read(&detail()).unwrap();
+    let started_at: Timestamp = "2026-11-24T10:00:01Z".parse().unwrap();
+    assert_eq!(
+        request.deadline(started_at).to_string(),
+        "2026-11-24T10:10:01Z"
+    );
+    let nulls = json!({
+        "version": 1, "id": "req-1", "at": "2026-11-24T10:00:00Z",
+        "user_key": "abcdefghijklmnopqrst", "pool": null, "correlation_id": null
+    });
+    assert_eq!(read(&nulls), Ok(request));
+}
+
+#[test]
+fn fields_that_nobody_knows_are_left_alone() {
+    let mut event = envelope(&but(&json!({"priority": "high", "nested": {"a": [1, 2]}})));
+    event["replay-name"] = json!("again");
+    assert!(SandboxRequested::from_event(&event).is_ok());
+}
+
+#[test]
+fn a_refusal_names_the_field_the_value_and_the_reason() {
+    let refusals = [
+        json!({"version": null}),
+        json!({"version": 2}),
+        json!({"version": "1"}),
+        json!({"id": ""}),
+        json!({"id": "a b"}),
+        json!({"id": "x".repeat(129)}),
+        json!({"at": "yesterday"}),
+        json!({"at": 1_764_000_000}),
+        json!({"user_key": null}),
+        json!({"user_key": "../../etc/passwd"}),
+        json!({"user_key": ["abcdefghijklmnopqrst"]}),
+        json!({"correlation_id": {"a": 1}}),
+        json!({"pool": "Agents"}),
+        json!({"ready_within_seconds": 4}),
+        json!({"ready_within_seconds": 901}),
+        json!({"ready_within_seconds": 30.5}),
+        json!({"ready_within_seconds": -1}),
+        json!({"ready_within_seconds": "30"}),
+    ]
+    .map(|changes| read(&but(&changes)).unwrap_err().to_string());
+    insta::assert_snapshot!(refusals.join("\n"));
+}
+
+#[test]
+fn what_is_no_event_is_refused_and_never_a_panic() {
+    let mut other = envelope(&detail());
+    other["detail-type"] = json!("Sandbox Ready");
+    for event in [
+        json!(null),
+        json!([]),
+        json!("Sandbox Requested"),
+        json!({}),
+        other,
+        envelope(&json!(null)),
+        envelope(&json!([])),
+        envelope(&json!("{}")),
+    ] {
+        assert!(SandboxRequested::from_event(&event).is_err(), "{event}");
+    }
+}
+
+#[test]
+fn a_refusal_is_short_and_on_one_line_whatever_was_sent() {
+    let text = "\n\u{202e}\"x".repeat(40_000);
+    let refused = read(&but(&json!({"user_key": text})))
+        .unwrap_err()
+        .to_string();
+    assert!(refused.len() < 700 && !refused.contains('\n'), "{refused}");
+}
+
+#[test]
+fn a_message_is_cut_and_cleaned_and_never_refused() {
+    let message = Message::from(format!("a\nb{}", "ü".repeat(2000)));
+    assert_eq!(message.as_str().chars().count(), 1024);
+    assert!(message.as_str().starts_with("a bü"));
+}
+
+/// `docs/events/` is what other teams build on, so it may not drift from the types.
+#[test]
+fn the_schemas_in_the_documentation_are_those_of_the_types() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/events");
+    let update = env::var_os("UPDATE_SCHEMAS").is_some();
+    for (name, schema) in schemas() {
+        let file = folder.join(name);
+        if update {
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(&file, &schema).unwrap();
+        }
+        let kept = fs::read_to_string(&file).unwrap_or_default();
+        assert_eq!(
+            kept, schema,
+            "{name} is not up to date: UPDATE_SCHEMAS=1 cargo test -p carapace-core schemas"
+        );
+    }
+}
+
+fn schema_of(name: &str) -> Value {
+    let (_, schema) = schemas()
+        .into_iter()
+        .find(|(file, _)| *file == name)
+        .unwrap();
+    serde_json::from_str(&schema).unwrap()
+}
+
+/// Some values that fit and some that don't, for every field.
+fn details() -> impl Strategy<Value = Value> {
+    let field = |fits: BoxedStrategy<Value>| {
+        prop_oneof![
+            12 => fits,
+            1 => Just(json!("")),
+            1 => Just(json!(["x"])),
+            1 => any::<i64>().prop_map(|n| json!(n)),
+            1 => Just(json!("ä b")),
+        ]
+    };
+    let text = |pattern: &'static str| field(pattern.prop_map(|t: String| json!(t)).boxed());
+    let seconds = field((0_u64..1000).prop_map(|n| json!(n)).boxed());
+    (
+        prop_oneof![9 => Just(json!(1)), 1 => Just(json!(2))],
+        text("[A-Za-z0-9_.:-]{1,128}"),
+        text("[a-z2-7]{20}"),
+        prop::option::of(text("[A-Za-z0-9_.:-]{1,128}")),
+        prop::option::of(text("[a-z][a-z0-9-]{0,20}[a-z]")),
+        prop::option::of(seconds),
+    )
+        .prop_map(|(version, id, user_key, correlation_id, pool, seconds)| {
+            let mut detail = json!({
+                "version": version, "id": id, "at": "2026-11-24T10:00:00Z", "user_key": user_key
+            });
+            for (field, value) in [
+                ("correlation_id", correlation_id),
+                ("pool", pool),
+                ("ready_within_seconds", seconds),
+            ] {
+                if let Some(value) = value {
+                    detail[field] = value;
+                }
+            }
+            detail
+        })
+}
+
+proptest! {
+    #[test]
+    fn a_request_is_read_if_and_only_if_it_fits_its_schema(detail in details()) {
+        let fits = jsonschema::is_valid(&schema_of("sandbox-requested.json"), &detail);
+        prop_assert_eq!(read(&detail).is_ok(), fits, "{} {:?}", detail, read(&detail));
+    }
+
+    #[test]
+    fn a_request_comes_back_from_what_it_is_written_as(detail in details()) {
+        if let Ok(request) = read(&detail) {
+            let written = serde_json::to_value(&request).unwrap();
+            prop_assert_eq!(&written, &detail);
+            prop_assert_eq!(read(&written).unwrap(), request);
+        }
+    }
+}
