@@ -1,0 +1,63 @@
+//! What makes a program a Lambda function: its log and its errors.
+
+use lambda_runtime::Diagnostic;
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging: one JSON object per line on standard output, as CloudWatch reads it. `RUST_LOG`
+/// sets what is logged; `info` of everything if it doesn't.
+pub fn start_logging() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(true)
+        .with_env_filter(filter)
+        .with_writer(std::io::stdout)
+        .init();
+}
+
+/// An error whose name a state machine matches in `Retry` and `Catch`. The name is part of the
+/// function's interface: renaming a variant is a change of every state machine that invokes it.
+pub trait Named: std::error::Error {
+    /// The names of all errors of this type.
+    const NAMES: &'static [&'static str];
+
+    /// The name of this one.
+    fn name(&self) -> &'static str;
+}
+
+/// Gives an error enum the names of its variants, and makes it what the runtime reports. A variant
+/// that is left out here does not compile.
+#[macro_export]
+macro_rules! named {
+    ($error:ident: $($variant:ident),+ $(,)?) => {
+        impl $crate::lambda::Named for $error {
+            const NAMES: &'static [&'static str] = &[$(stringify!($variant)),+];
+
+            fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$variant { .. } => stringify!($variant),)+
+                }
+            }
+        }
+
+        impl From<$error> for ::lambda_runtime::Diagnostic {
+            fn from(error: $error) -> Self {
+                $crate::lambda::diagnostic(&error)
+            }
+        }
+    };
+}
+
+/// Logs an error and turns it into what Step Functions sees: its name as `Error`, its text in
+/// `Cause`.
+pub fn diagnostic<E: Named>(error: &E) -> Diagnostic {
+    tracing::warn!(error = error.name(), message = %error, "the function answers with an error");
+    Diagnostic {
+        error_type: error.name().to_owned(),
+        error_message: error.to_string(),
+    }
+}

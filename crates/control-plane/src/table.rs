@@ -1,0 +1,179 @@
+//! The table: agents, outcomes and histories in DynamoDB.
+//!
+//! | pk | sk | what |
+//! |---|---|---|
+//! | `USER#<user key>` | `AGENT` | an agent's record; the only items with a `state`, so the index `agents-by-state` lists agents and nothing else |
+//! | `USER#<user key>` | `EVENT#<ulid>` | an entry of its history |
+//! | `ONCE#<event id>` | `OUTCOME` | the one end of an event, and how far it is announced |
+//!
+//! A change is one transaction whose conditions repeat what was read. That the two reads of
+//! [`Ledger::load`] aren't one snapshot is harmless for the same reason: a decision that rests on
+//! two different moments can't be saved.
+
+mod item;
+
+use std::sync::Arc;
+
+use aws_sdk_dynamodb::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::transact_write_items::TransactWriteItemsError,
+    types::{AttributeValue, Put, TransactWriteItem, builders::PutBuilder},
+};
+use carapace_core::{
+    EventId, UserKey,
+    agent::{AgentChange, AgentRecord, Change, Known, OutcomeChange, Version},
+    ports::{Ledger, Saved, Trouble},
+};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::OnceCell;
+
+use self::item::{Item, Key};
+use crate::aws::{Aws, boxed, trouble};
+
+const SERVICE: &str = "DynamoDB";
+
+/// How long an outcome is kept. An event that is replayed must find it, and the bus's archive goes
+/// back 30 days.
+const OUTCOME_KEPT: SignedDuration = SignedDuration::from_hours(24 * 90);
+
+/// The table.
+#[derive(Debug)]
+pub struct AgentTable {
+    aws: Arc<Aws>,
+    client: OnceCell<Client>,
+    name: String,
+}
+
+impl AgentTable {
+    /// The table of this name; nothing is called yet.
+    pub fn new(aws: Arc<Aws>, name: String) -> Self {
+        Self {
+            aws,
+            client: OnceCell::new(),
+            name,
+        }
+    }
+
+    async fn client(&self) -> &Client {
+        self.client
+            .get_or_init(async || Client::new(self.aws.config().await))
+            .await
+    }
+
+    async fn get(&self, key: Key) -> Result<Option<Item>, Trouble> {
+        let request = self
+            .client()
+            .await
+            .get_item()
+            .table_name(&self.name)
+            .consistent_read(true);
+        let request = request.set_key(Some(key.attributes()));
+        let answer = boxed(request.send()).await;
+        Ok(answer
+            .map_err(|error| trouble(SERVICE, error.code(), &error))?
+            .item)
+    }
+
+    /// The agent's record, if it still has the version that was read.
+    fn agent(&self, change: &AgentChange) -> Result<[TransactWriteItem; 2], Trouble> {
+        let put = self.put(item::agent(&change.record));
+        let put = match change.read {
+            Version(0) => put.condition_expression("attribute_not_exists(pk)"),
+            Version(read) => put
+                .condition_expression("version = :read")
+                .expression_attribute_values(":read", AttributeValue::N(read.to_string())),
+        };
+        // The entry's key is new by construction; the condition keeps history unwritable all the
+        // same.
+        let entry = self
+            .put(item::entry(&change.record.user, &change.entry))
+            .condition_expression("attribute_not_exists(pk)");
+        Ok([write(put)?, write(entry)?])
+    }
+
+    /// The outcome, if nobody has set out to announce it since it was read.
+    fn outcome(&self, change: &OutcomeChange) -> Result<TransactWriteItem, Trouble> {
+        let expires = change.outcome.announcement.at().checked_add(OUTCOME_KEPT);
+        let expires = expires.unwrap_or(Timestamp::MAX);
+        let put = self.put(item::outcome(&change.outcome, expires)?);
+        let put = match change.read {
+            None => put.condition_expression("attribute_not_exists(pk)"),
+            Some(read) => put
+                .condition_expression("attempt = :attempt AND attribute_exists(pending_until)")
+                .expression_attribute_values(
+                    ":attempt",
+                    AttributeValue::N(read.attempt.to_string()),
+                ),
+        };
+        write(put)
+    }
+
+    fn put(&self, item: Item) -> PutBuilder {
+        Put::builder().table_name(&self.name).set_item(Some(item))
+    }
+}
+
+fn write(put: PutBuilder) -> Result<TransactWriteItem, Trouble> {
+    let put = put.build().map_err(|error| refused(&error))?;
+    Ok(TransactWriteItem::builder().put(put).build())
+}
+
+fn refused(why: &dyn std::fmt::Display) -> Trouble {
+    Trouble::Refused {
+        service: SERVICE,
+        why: why.to_string(),
+    }
+}
+
+impl Ledger for AgentTable {
+    async fn load(&self, user: &UserKey, event: &EventId) -> Result<Known, Trouble> {
+        let (agent, outcome) =
+            tokio::try_join!(self.get(Key::agent(user)), self.get(Key::outcome(event)),)?;
+        let agent = match agent {
+            Some(item) => item::read_agent(user, &item)?,
+            None => AgentRecord::absent(user.clone()),
+        };
+        let outcome = outcome
+            .map(|item| item::read_outcome(user, event, &item))
+            .transpose()?;
+        Ok(Known { agent, outcome })
+    }
+
+    async fn save(&self, change: &Change) -> Result<Saved, Trouble> {
+        let mut writes = Vec::new();
+        if let Some(agent) = &change.agent {
+            writes.extend(self.agent(agent)?);
+        }
+        if let Some(outcome) = &change.outcome {
+            writes.push(self.outcome(outcome)?);
+        }
+        let request = self
+            .client()
+            .await
+            .transact_write_items()
+            .set_transact_items(Some(writes));
+        match boxed(request.send()).await {
+            Ok(_) => Ok(Saved::Yes),
+            Err(error) if overtaken(&error) => Ok(Saved::Overtaken),
+            Err(error) => Err(trouble(SERVICE, error.code(), &error)),
+        }
+    }
+}
+
+/// Whether somebody else wrote, or is writing, what the transaction was about.
+fn overtaken<R>(error: &SdkError<TransactWriteItemsError, R>) -> bool {
+    match error.as_service_error() {
+        Some(TransactWriteItemsError::TransactionCanceledException(canceled)) => {
+            let codes = canceled
+                .cancellation_reasons()
+                .iter()
+                .filter_map(|reason| reason.code());
+            let mut codes = codes.filter(|code| *code != "None").peekable();
+            codes.peek().is_some()
+                && codes
+                    .all(|code| matches!(code, "ConditionalCheckFailed" | "TransactionConflict"))
+        }
+        _ => false,
+    }
+}
