@@ -1,0 +1,263 @@
+//! The agent's only way to the model.
+//!
+//! A call comes in from the agent, loses whatever credentials and odd headers it brought, gets the
+//! user's key, and goes to the model gateway; the answer streams back as it comes. The gateway's
+//! errors are the agent's to see: they are passed on as they are. An answer that begins with this
+//! proxy's own trouble has OpenAI's error form, since OpenAI clients read it, with one of our
+//! stable names as its code.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use carapace_core::UserKey;
+use carapace_core::agentd::{ErrorName, ModelKey};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{HeaderMap, Method, StatusCode};
+use serde_json::json;
+
+use crate::Shared;
+use crate::activity::{Activity, Call};
+use crate::body;
+use crate::usage::Meter;
+use crate::warm;
+
+/// The longest request that is passed on: room for a context window of a million tokens.
+pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the gateway may take to begin its answer; once begun, it may take as long as it likes.
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(10);
+
+/// What an answer keeps of its headers. The others tell about the gateway and its providers.
+const PASSED_BACK: [&str; 11] = [
+    "content-type",
+    "cache-control",
+    "retry-after",
+    "x-request-id",
+    "x-litellm-call-id",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-reset-tokens",
+];
+
+/// The routes on the pod's loopback.
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(complete))
+        .route("/v1/models", get(models))
+        .fallback(async || Refusal(ErrorName::NotFound))
+        .method_not_allowed_fallback(async || Refusal(ErrorName::MethodNotAllowed))
+        .with_state(shared)
+}
+
+async fn complete(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (head, body) = request.into_parts();
+    let body = body::read(body, MAX_REQUEST_BYTES, REQUEST_TIMEOUT).await?;
+    if shared.warm_turn.is_asked_by(&body) {
+        return Ok(warm::answer(&body)?);
+    }
+    pass_on(
+        &shared,
+        Method::POST,
+        "/v1/chat/completions",
+        &head.headers,
+        body,
+    )
+    .await
+}
+
+async fn models(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Refusal> {
+    pass_on(
+        &shared,
+        Method::GET,
+        "/v1/models",
+        request.headers(),
+        Bytes::new(),
+    )
+    .await
+}
+
+async fn pass_on(
+    shared: &Shared,
+    method: Method,
+    path: &'static str,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let binding = shared.binding.bound()?.ok_or(ErrorName::NotBound)?;
+    let call = shared.activity.call();
+    let mut request = shared.upstream.request(method, path, body)?;
+    copy_and_authorize(headers, request.headers_mut(), &binding.model_key)?;
+    let sent = tokio::time::timeout(ANSWER_TIMEOUT, shared.upstream.send(request)).await;
+    let answer = match sent {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => {
+            tracing::warn!(%path, error = %error.chain(), "the model gateway can't be reached");
+            return Err(Refusal(ErrorName::GatewayUnreachable));
+        }
+        Err(_) => {
+            tracing::warn!(%path, timeout = ?ANSWER_TIMEOUT, "the model gateway does not answer");
+            return Err(Refusal(ErrorName::GatewayUnreachable));
+        }
+    };
+    Ok(answer_of(
+        answer,
+        binding.user_key,
+        path,
+        shared.activity.clone(),
+        call,
+    ))
+}
+
+fn copy_and_authorize(
+    from: &HeaderMap,
+    to: &mut HeaderMap,
+    key: &ModelKey,
+) -> Result<(), ErrorName> {
+    for name in [CONTENT_TYPE, ACCEPT] {
+        if let Some(value) = from.get(&name) {
+            to.insert(name, value.clone());
+        }
+    }
+    let mut bearer = HeaderValue::try_from(format!("Bearer {}", key.expose()))
+        .map_err(|_| ErrorName::BindingUnreadable)?;
+    bearer.set_sensitive(true);
+    to.insert(AUTHORIZATION, bearer);
+    to.insert(USER_AGENT, HeaderValue::from_static("carapace-agentd"));
+    Ok(())
+}
+
+fn answer_of(
+    answer: hyper::Response<Incoming>,
+    user: UserKey,
+    path: &'static str,
+    activity: Activity,
+    call: Call,
+) -> Response {
+    let (head, body) = answer.into_parts();
+    let content_type = head
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let is_stream = content_type.is_some_and(|kind| kind.starts_with("text/event-stream"));
+    let status = head.status;
+    let seen = Seen {
+        meter: Meter::new(is_stream),
+        activity,
+        user,
+        path,
+        status,
+        _call: call,
+    };
+    let mut response = Response::new(Body::new(Passing { body, seen }));
+    *response.status_mut() = status;
+    for name in PASSED_BACK {
+        let name = HeaderName::from_static(name);
+        if let Some(value) = head.headers.get(&name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+}
+
+/// An answer on its way, frame by frame as the gateway sends it.
+struct Passing {
+    body: Incoming,
+    seen: Seen,
+}
+
+impl HttpBody for Passing {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(bytes) = frame.data_ref()
+        {
+            self.seen.meter.see(bytes);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What an answer showed. It is counted when the answer ends or the agent turns away from it.
+struct Seen {
+    meter: Meter,
+    activity: Activity,
+    user: UserKey,
+    path: &'static str,
+    status: StatusCode,
+    _call: Call,
+}
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        let tokens = self.meter.finish();
+        self.activity.used(tokens);
+        tracing::info!(
+            user_key = %self.user,
+            path = self.path,
+            status = self.status.as_u16(),
+            prompt_tokens = tokens.prompt,
+            completion_tokens = tokens.completion,
+            "model call"
+        );
+    }
+}
+
+/// An error of the proxy itself.
+#[derive(Debug)]
+struct Refusal(ErrorName);
+
+impl From<ErrorName> for Refusal {
+    fn from(name: ErrorName) -> Self {
+        Self(name)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Self(name) = self;
+        let status =
+            StatusCode::from_u16(name.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let message = match name {
+            ErrorName::NotBound => "this sandbox has no user yet, so it can't call the model",
+            ErrorName::GatewayUnreachable => "the model gateway can't be reached; try again",
+            ErrorName::BodyTooLarge => "the request is larger than 8 MiB",
+            ErrorName::RequestTimeout => "the request did not arrive in time",
+            ErrorName::BindingUnreadable => "this sandbox is damaged and serves nobody",
+            ErrorName::NotFound => "only /v1/chat/completions and /v1/models are here",
+            ErrorName::MethodNotAllowed => "the method doesn't fit the route",
+            _ => "the request is not one for a chat completion",
+        };
+        let error =
+            json!({"message": message, "type": "agentd_error", "param": null, "code": name});
+        (status, Json(json!({ "error": error }))).into_response()
+    }
+}
