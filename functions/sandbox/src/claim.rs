@@ -1,0 +1,337 @@
+//! `sandbox-claim`, action `claim`: make sure of the user's claim and wait for its sandbox.
+
+use std::{net::IpAddr, time::Duration};
+
+use carapace_control_plane::named;
+use carapace_core::{
+    ClaimName, EventId, PoolName, SandboxName,
+    agent::{Assign, Assigned, Held, HoldAct, Request, RequestAct},
+    claim::{ClaimView, Reading, WantedClaim, read},
+    event::{EventRejected, SandboxRequested},
+    ports::{ClaimChange, ClaimTrouble, Claims, Clock, Ledger, Trouble},
+};
+use jiff::Timestamp;
+use lambda_runtime::Diagnostic;
+use serde_json::Value;
+use tracing::Instrument;
+
+use crate::{
+    fault::{self, CLAIM_APPLY, CLAIM_BOUND_RECORD, CLAIM_RECORD, Moment},
+    ledger::settle,
+    log,
+    wire::{self, ClaimPayload, Claimed},
+};
+
+/// How long one invocation waits for a sandbox before it lets the state machine call again. Waiting
+/// costs less here than transitions cost there, but a function must not run into its own timeout.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often an invocation looks whether another event's attempt has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The step.
+pub struct ClaimSandbox<L, C, K> {
+    /// The table.
+    pub ledger: L,
+    /// The claims.
+    pub claims: C,
+    /// The clock.
+    pub clock: K,
+    /// The pool of a request that names none.
+    pub default_pool: PoolName,
+}
+
+/// Why there is no sandbox.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// The event can't be read. Nothing was created.
+    #[error(transparent)]
+    EventRejected(#[from] EventRejected),
+    /// The event came to its end some time ago: this is a late copy.
+    #[error("the event {event} was answered before; a copy of it changes nothing")]
+    AlreadyAnswered {
+        /// The event.
+        event: EventId,
+    },
+    /// The event has come to its end, but whoever recorded that may have died before saying so.
+    #[error("the outcome of the event {event} is recorded but may not have been announced")]
+    AnnouncementPending {
+        /// The event.
+        event: EventId,
+    },
+    /// There is time left: call again.
+    #[error("no sandbox yet: {reason}")]
+    NotReadyYet {
+        /// What it waits for.
+        reason: String,
+    },
+    /// There is no time left.
+    #[error("no sandbox by {deadline}, the end of the time the request allows: {reason}")]
+    ReadyDeadlineExceeded {
+        /// When it would have had to be ready.
+        deadline: Timestamp,
+        /// What it was waiting for.
+        reason: String,
+    },
+    /// The pool, or its template, does not exist.
+    #[error("the pool {pool} cannot serve a claim: {reason}")]
+    PoolNotFound {
+        /// The pool.
+        pool: PoolName,
+        /// What the controller says.
+        reason: String,
+    },
+    /// The API server or the controller does not accept the claim.
+    #[error("the claim was rejected: {0}")]
+    ClaimRejected(String),
+    /// Another attempt has taken the claim over.
+    #[error("the claim {claim} belongs to another attempt by now")]
+    ClaimLost {
+        /// The claim.
+        claim: ClaimName,
+    },
+    /// Something that this depends on is not there at the moment.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Something that this depends on does not let us.
+    #[error("{0}")]
+    Refused(String),
+}
+
+named!(ClaimError:
+    EventRejected, AlreadyAnswered, AnnouncementPending, NotReadyYet, ReadyDeadlineExceeded,
+    PoolNotFound, ClaimRejected, ClaimLost, Unavailable, Refused,
+);
+
+impl From<Trouble> for ClaimError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Unavailable { .. } => Self::Unavailable(trouble.to_string()),
+            Trouble::Refused { .. } => Self::Refused(trouble.to_string()),
+        }
+    }
+}
+
+impl<L: Ledger, C: Claims, K: Clock> ClaimSandbox<L, C, K> {
+    /// Answers one invocation.
+    pub async fn handle(&self, payload: Value) -> Result<Value, Diagnostic> {
+        match wire::read(payload)? {
+            ClaimPayload::Claim { event, started_at } => {
+                let step = async { wire::write(&self.claim(&event, started_at).await?) };
+                step.instrument(log::step("claim")).await
+            }
+            ClaimPayload::Release { event } => {
+                let step = async { wire::write(&self.release(&event).await?) };
+                step.instrument(log::step("release")).await
+            }
+        }
+    }
+
+    /// The user's sandbox, when it is ready.
+    pub async fn claim(&self, event: &Value, started_at: Timestamp) -> Result<Claimed, ClaimError> {
+        let requested = SandboxRequested::from_event(event)?;
+        log::about(
+            &requested.user_key,
+            &requested.id,
+            requested.correlation_id.as_ref(),
+        );
+        let deadline = requested.deadline(started_at);
+        let soon = self
+            .clock
+            .now()
+            .checked_add(PATIENCE)
+            .unwrap_or(Timestamp::MAX);
+        let attempt = Attempt {
+            step: self,
+            requested,
+            deadline,
+            until: soon.min(deadline),
+        };
+        attempt.run().await
+    }
+}
+
+/// One invocation's part of an attempt.
+struct Attempt<'a, L, C, K> {
+    step: &'a ClaimSandbox<L, C, K>,
+    requested: SandboxRequested,
+    /// When the request counts as failed.
+    deadline: Timestamp,
+    /// When this invocation gives up.
+    until: Timestamp,
+}
+
+impl<L: Ledger, C: Claims, K: Clock> Attempt<'_, L, C, K> {
+    async fn run(&self) -> Result<Claimed, ClaimError> {
+        let event = &self.requested.id;
+        let default_pool = || self.step.default_pool.clone();
+        let pool = self.requested.pool.clone().unwrap_or_else(default_pool);
+        let mut gone = None;
+        loop {
+            let request = Request {
+                event: event.clone(),
+                pool: pool.clone(),
+                deadline: self.deadline,
+                gone: gone.take(),
+            };
+            let step = self.step;
+            let user = &self.requested.user_key;
+            match settle(&step.ledger, &step.clock, user, &request, CLAIM_RECORD).await? {
+                RequestAct::Answered => {
+                    return Err(ClaimError::AlreadyAnswered {
+                        event: event.clone(),
+                    });
+                }
+                RequestAct::Unannounced => {
+                    return Err(ClaimError::AnnouncementPending {
+                        event: event.clone(),
+                    });
+                }
+                RequestAct::Wait { owner } => {
+                    let reason = format!("the event {owner} is at work for the same user");
+                    let left = self.time_left(&reason)?;
+                    self.step.clock.sleep(LOOK_AGAIN.min(left)).await;
+                }
+                RequestAct::Claim { pool } => {
+                    if let Some(claimed) = self.make_claim(&pool).await? {
+                        return Ok(claimed);
+                    }
+                    self.time_left("the claim vanished while it was waited for")?;
+                }
+                RequestAct::Use(held) => {
+                    if let Some(claimed) = self.use_claim(&held).await? {
+                        return Ok(claimed);
+                    }
+                    tracing::warn!(claim_uid = %held.assigned.uid, "the agent's claim is gone");
+                    self.time_left("the agent's claim is gone and is to be made again")?;
+                    gone = Some(held.assigned.uid);
+                }
+            }
+        }
+    }
+
+    /// Sees this event's own claim through. `None`: it was deleted in the meantime.
+    async fn make_claim(&self, pool: &PoolName) -> Result<Option<Claimed>, ClaimError> {
+        let user = &self.requested.user_key;
+        let name = ClaimName::of(user);
+        let wanted = WantedClaim {
+            name: name.clone(),
+            user: user.clone(),
+            event: self.requested.id.clone(),
+            pool: pool.clone(),
+        };
+        fault::point(user, CLAIM_APPLY, Moment::Before);
+        let claim = self
+            .step
+            .claims
+            .apply(&wanted)
+            .await
+            .map_err(|trouble| match trouble {
+                ClaimTrouble::Rejected(why) => ClaimError::ClaimRejected(why),
+                ClaimTrouble::Trouble(trouble) => trouble.into(),
+            })?;
+        fault::point(user, CLAIM_APPLY, Moment::After);
+        tracing::info!(claim = %name, claim_uid = %claim.uid, %pool, "the claim is made");
+        let Some((claim, sandbox, address)) = self.wait_until_ready(claim, pool).await? else {
+            return Ok(None);
+        };
+        let assigned = Assigned {
+            uid: claim.uid,
+            sandbox,
+        };
+        let assign = Assign {
+            event: self.requested.id.clone(),
+            assigned: assigned.clone(),
+        };
+        let step = self.step;
+        match settle(&step.ledger, &step.clock, user, &assign, CLAIM_BOUND_RECORD).await? {
+            HoldAct::Proceed => Ok(Some(self.claimed(assigned, address, pool))),
+            HoldAct::Lost => Err(ClaimError::ClaimLost { claim: name }),
+        }
+    }
+
+    /// Makes use of the claim that the agent has. `None`: it is gone.
+    async fn use_claim(&self, held: &Held) -> Result<Option<Claimed>, ClaimError> {
+        let name = ClaimName::of(&self.requested.user_key);
+        let claim = self.step.claims.find(&name).await?;
+        let same = |claim: &ClaimView| claim.uid == held.assigned.uid && !claim.terminating;
+        let Some(claim) = claim.filter(same) else {
+            return Ok(None);
+        };
+        let ready = self.wait_until_ready(claim, &held.pool).await?;
+        Ok(ready
+            .filter(|(claim, ..)| claim.uid == held.assigned.uid)
+            .map(|(_, _, address)| self.claimed(held.assigned.clone(), address, &held.pool)))
+    }
+
+    async fn wait_until_ready(
+        &self,
+        mut claim: ClaimView,
+        pool: &PoolName,
+    ) -> Result<Option<(ClaimView, SandboxName, IpAddr)>, ClaimError> {
+        loop {
+            let now = self.step.clock.now();
+            let (reason, look_again) = match read(&claim, now) {
+                Reading::Ready { sandbox, address } => return Ok(Some((claim, sandbox, address))),
+                Reading::GiveUp {
+                    no_pool: true,
+                    reason,
+                } => {
+                    return Err(ClaimError::PoolNotFound {
+                        pool: pool.clone(),
+                        reason,
+                    });
+                }
+                Reading::GiveUp {
+                    no_pool: false,
+                    reason,
+                } => {
+                    return Err(ClaimError::ClaimRejected(reason));
+                }
+                Reading::Wait { reason, look_again } => (reason, look_again),
+            };
+            let left = self.time_left(&reason)?;
+            let sooner = look_again.map_or(left, |at| left.min(between(now, at)));
+            match self.step.claims.next(&claim, sooner).await? {
+                ClaimChange::Changed(changed) => claim = *changed,
+                ClaimChange::Gone => return Ok(None),
+                ClaimChange::Same => {}
+            }
+        }
+    }
+
+    /// How long this invocation may still wait; an error if it may not.
+    fn time_left(&self, reason: &str) -> Result<Duration, ClaimError> {
+        let now = self.step.clock.now();
+        let reason = || reason.to_owned();
+        if now >= self.deadline {
+            return Err(ClaimError::ReadyDeadlineExceeded {
+                deadline: self.deadline,
+                reason: reason(),
+            });
+        }
+        if now >= self.until {
+            return Err(ClaimError::NotReadyYet { reason: reason() });
+        }
+        Ok(between(now, self.until))
+    }
+
+    fn claimed(&self, assigned: Assigned, address: IpAddr, pool: &PoolName) -> Claimed {
+        tracing::info!(sandbox = %assigned.sandbox, %address, "the sandbox is ready");
+        Claimed {
+            event_id: self.requested.id.clone(),
+            correlation_id: self.requested.correlation_id.clone(),
+            user_key: self.requested.user_key.clone(),
+            claim: ClaimName::of(&self.requested.user_key),
+            claim_uid: assigned.uid,
+            sandbox: assigned.sandbox,
+            address,
+            pool: pool.clone(),
+        }
+    }
+}
+
+/// The time from `now` to `then`; none if it has passed.
+fn between(now: Timestamp, then: Timestamp) -> Duration {
+    then.duration_since(now).try_into().unwrap_or_default()
+}

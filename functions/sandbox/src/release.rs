@@ -1,0 +1,103 @@
+//! `sandbox-claim`, action `release`: delete the claim of an attempt that failed.
+
+use std::time::Duration;
+
+use carapace_control_plane::named;
+use carapace_core::{
+    ClaimName,
+    agent::{Release, ReleaseAct},
+    event::{EventRejected, SandboxRequested},
+    ports::{Claims, Clock, Deleted, Ledger, Trouble},
+};
+use serde_json::Value;
+
+use crate::{
+    claim::ClaimSandbox,
+    fault::{self, Moment, RELEASE_DELETE, RELEASE_RECORD},
+    ledger::settle,
+    log,
+    wire::Released,
+};
+
+/// How often a claim may be written between being read and being deleted. Its controller writes it
+/// a few times while it comes up, and then no more.
+const ROUNDS: u32 = 20;
+
+/// Why a claim could not be released.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReleaseError {
+    /// The event can't be read, so it can't have a claim.
+    #[error(transparent)]
+    EventRejected(#[from] EventRejected),
+    /// Something that this depends on is not there at the moment.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Something that this depends on does not let us.
+    #[error("{0}")]
+    Refused(String),
+}
+
+named!(ReleaseError: EventRejected, Unavailable, Refused);
+
+impl From<Trouble> for ReleaseError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Unavailable { .. } => Self::Unavailable(trouble.to_string()),
+            Trouble::Refused { .. } => Self::Refused(trouble.to_string()),
+        }
+    }
+}
+
+impl<L: Ledger, C: Claims, K: Clock> ClaimSandbox<L, C, K> {
+    /// Deletes the claim, if it is this event's and the agent isn't ready.
+    pub async fn release(&self, event: &Value) -> Result<Released, ReleaseError> {
+        let requested = SandboxRequested::from_event(event)?;
+        log::about(
+            &requested.user_key,
+            &requested.id,
+            requested.correlation_id.as_ref(),
+        );
+        self.release_claim(&requested).await
+    }
+
+    async fn release_claim(&self, requested: &SandboxRequested) -> Result<Released, ReleaseError> {
+        let user = &requested.user_key;
+        let release = Release {
+            event: requested.id.clone(),
+        };
+        match settle(&self.ledger, &self.clock, user, &release, RELEASE_RECORD).await? {
+            ReleaseAct::Nothing => return Ok(Released { released: false }),
+            ReleaseAct::Delete => {}
+        }
+        let name = ClaimName::of(user);
+        for round in 0..ROUNDS {
+            let Some(claim) = self.claims.find(&name).await? else {
+                return Ok(Released { released: true });
+            };
+            // The record said that the claim is this event's a moment ago. If another attempt has
+            // taken over since, the claim carries that attempt's event by now, or will before it
+            // can be deleted: then it isn't what was seen here any more.
+            if claim.event.as_ref() != Some(&requested.id) {
+                tracing::warn!(claim = %name, owner = ?claim.event, "the claim is another event's");
+                return Ok(Released { released: false });
+            }
+            if claim.terminating {
+                return Ok(Released { released: true });
+            }
+            fault::point(user, RELEASE_DELETE, Moment::Before);
+            match self.claims.delete(&claim).await? {
+                Deleted::Yes => {
+                    fault::point(user, RELEASE_DELETE, Moment::After);
+                    tracing::info!(claim = %name, claim_uid = %claim.uid, "the claim is deleted");
+                    return Ok(Released { released: true });
+                }
+                Deleted::Changed => {
+                    self.clock.sleep(Duration::from_millis(10) * round).await;
+                }
+            }
+        }
+        Err(ReleaseError::Unavailable(format!(
+            "the claim {name} was written {ROUNDS} times between being read and being deleted"
+        )))
+    }
+}

@@ -1,0 +1,553 @@
+//! A table, a cluster, a bus, a model gateway and daemons, all in memory and all remembering.
+//!
+//! Every call lets others run before and after it takes effect, so that twins interleave; how often
+//! is drawn from a seed, so that a failing order can be had again. Time passes only when everybody
+//! waits for it.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    net::IpAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use carapace_core::{
+    ClaimName, ClaimUid, EventId, PoolName, SandboxName, UserKey,
+    agent::{AgentRecord, AgentState, Announcement, Change, Known, Outcome},
+    agentd::{BindRequest, ModelKey},
+    claim::{ClaimView, Condition, WantedClaim},
+    history::{self, Entry},
+    model_key::MasterKey,
+    ports::{
+        Agentd, BindTrouble, Bus, ClaimChange, ClaimTrouble, Claims, Clock, Deleted, Ledger,
+        ModelKeyTrouble, ModelKeys, Saved, Trouble,
+    },
+};
+use jiff::{SignedDuration, Timestamp};
+
+/// The world, shared by everybody in it.
+#[derive(Clone)]
+pub(super) struct World(Rc<RefCell<State>>);
+
+pub(super) struct State {
+    pub(super) now: Timestamp,
+    seed: u64,
+    /// When those who sleep want to wake.
+    sleepers: BTreeSet<Timestamp>,
+    agents: BTreeMap<UserKey, AgentRecord>,
+    pub(super) outcomes: BTreeMap<EventId, Outcome>,
+    pub(super) history: BTreeMap<UserKey, Vec<Entry>>,
+    pub(super) cluster: Cluster,
+    /// What was put on the bus, in order, copies and all.
+    pub(super) bus: Vec<(&'static str, EventId)>,
+    /// How many calls to the bus will fail yet.
+    pub(super) bus_failures: u32,
+    pub(super) keys: BTreeMap<String, UserKey>,
+    /// Whose each sandbox is, and with which key. It never forgets.
+    pub(super) bound: BTreeMap<SandboxName, (UserKey, ModelKey)>,
+    /// How many calls to a daemon will find nobody.
+    pub(super) agentd_failures: u32,
+}
+
+/// A cluster with a controller that is as quick as the tests want.
+pub(super) struct Cluster {
+    claims: BTreeMap<ClaimName, ClaimView>,
+    pools: BTreeMap<PoolName, Pool>,
+    written: u64,
+    pub(super) created: u32,
+    /// Claims that stay for a while after they were deleted.
+    pub(super) finalizer: SignedDuration,
+    gone_at: BTreeMap<ClaimUid, Timestamp>,
+}
+
+#[derive(Default)]
+struct Pool {
+    /// When each warm sandbox becomes available.
+    warm: Vec<(Timestamp, SandboxName)>,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self::seeded(1)
+    }
+
+    pub(super) fn seeded(seed: u64) -> Self {
+        let world = Self(Rc::new(RefCell::new(State {
+            now: "2026-11-24T10:00:00Z".parse().unwrap(),
+            seed,
+            sleepers: BTreeSet::new(),
+            agents: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            history: BTreeMap::new(),
+            cluster: Cluster {
+                claims: BTreeMap::new(),
+                pools: BTreeMap::from([(PoolName::parse("agents").unwrap(), Pool::default())]),
+                written: 0,
+                created: 0,
+                finalizer: SignedDuration::ZERO,
+                gone_at: BTreeMap::new(),
+            },
+            bus: Vec::new(),
+            bus_failures: 0,
+            keys: BTreeMap::new(),
+            bound: BTreeMap::new(),
+            agentd_failures: 0,
+        })));
+        world.stock("agents-1", 0);
+        world.stock("agents-2", 0);
+        world
+    }
+
+    /// A world whose pool is empty.
+    pub(super) fn without_stock() -> Self {
+        let world = Self::new();
+        world.look(|state| {
+            state
+                .cluster
+                .pools
+                .values_mut()
+                .for_each(|pool| pool.warm.clear());
+        });
+        world
+    }
+
+    /// A warm sandbox that is there after so many seconds.
+    pub(super) fn stock(&self, sandbox: &str, seconds: i64) {
+        self.look(|state| {
+            let at = state.now + SignedDuration::from_secs(seconds);
+            let sandbox = SandboxName::parse(sandbox).unwrap();
+            state
+                .cluster
+                .pools
+                .values_mut()
+                .for_each(|pool| pool.warm.push((at, sandbox.clone())));
+        });
+    }
+
+    /// Runs a future to its end. Whenever nobody in it can go on, time moves to the next moment that
+    /// somebody sleeps for.
+    pub(super) fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
+                return result;
+            }
+            if woken.0.swap(false, Ordering::Relaxed) {
+                continue;
+            }
+            self.look(|state| {
+                let next = state
+                    .sleepers
+                    .pop_first()
+                    .expect("somebody waits for what never comes");
+                state.now = state.now.max(next);
+            });
+        }
+    }
+
+    pub(super) fn look<T>(&self, at: impl FnOnce(&mut State) -> T) -> T {
+        at(&mut self.0.borrow_mut())
+    }
+
+    pub(super) fn agent(&self, user: &UserKey) -> AgentState {
+        self.look(|state| {
+            state
+                .agents
+                .get(user)
+                .map_or(AgentState::Absent, |a| a.state.clone())
+        })
+    }
+
+    pub(super) fn claim(&self, user: &UserKey) -> Option<ClaimView> {
+        self.look(|state| state.cluster.claims.get(&ClaimName::of(user)).cloned())
+    }
+
+    /// Somebody deletes a claim behind everybody's back.
+    pub(super) fn lose_claim(&self, user: &UserKey) {
+        self.look(|state| state.cluster.claims.remove(&ClaimName::of(user)))
+            .unwrap();
+    }
+
+    /// The sandbox gets a user who is none of ours.
+    pub(super) fn bind_to_somebody_else(&self, sandbox: &str) {
+        let key = ModelKey::parse("sk-another").unwrap();
+        let user = UserKey::derive("another", "pool");
+        self.look(|state| {
+            state
+                .bound
+                .insert(SandboxName::parse(sandbox).unwrap(), (user, key));
+        });
+    }
+
+    pub(super) fn pass(&self, seconds: i64) {
+        self.look(|state| state.now += SignedDuration::from_secs(seconds));
+    }
+
+    /// The events of this kind on the bus, copies and all.
+    pub(super) fn announced(&self, detail_type: &str) -> Vec<String> {
+        self.look(|state| {
+            let of_kind = state.bus.iter().filter(|(kind, _)| *kind == detail_type);
+            of_kind.map(|(_, id)| id.to_string()).collect()
+        })
+    }
+
+    /// What has to hold whatever happened.
+    pub(super) fn check(&self) {
+        self.look(|state| {
+            for (user, agent) in &state.agents {
+                let entries = &state.history[user];
+                history::verify(user, entries, agent.head).unwrap();
+            }
+            // I1: of one event there is one outcome, and copies of it are the same event.
+            let ids: BTreeSet<_> = state.bus.iter().map(|(_, id)| id).collect();
+            assert!(ids.len() <= state.outcomes.len(), "{:?}", state.bus);
+            // I2: the claims' names make it at most one per user; no sandbox may serve two claims.
+            let claims = state.cluster.claims.values();
+            let sandboxes: Vec<_> = claims.filter_map(|claim| claim.sandbox.clone()).collect();
+            let different: BTreeSet<_> = sandboxes.iter().collect();
+            assert_eq!(different.len(), sandboxes.len(), "{sandboxes:?}");
+        });
+    }
+
+    async fn others(&self) {
+        let turns = self.look(|state| {
+            // An xorshift generator: any order will do, as long as seeds differ.
+            state.seed ^= state.seed << 13;
+            state.seed ^= state.seed >> 7;
+            state.seed ^= state.seed << 17;
+            state.seed % 4
+        });
+        for _ in 0..turns {
+            Turn(false).await;
+        }
+    }
+
+    /// Lets others run, then does something, then lets others run before its result is seen.
+    async fn call<T>(&self, effect: impl FnOnce(&mut State) -> T) -> T {
+        self.others().await;
+        let result = self.look(effect);
+        self.others().await;
+        result
+    }
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Ready when its time has come.
+struct Sleep {
+    world: World,
+    until: Timestamp,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        self.world.look(|state| {
+            if state.now >= self.until {
+                return Poll::Ready(());
+            }
+            state.sleepers.insert(self.until);
+            Poll::Pending
+        })
+    }
+}
+
+/// Ready at the second look.
+struct Turn(bool);
+
+impl Future for Turn {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.0 {
+            return Poll::Ready(());
+        }
+        self.0 = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl State {
+    fn save(&mut self, change: &Change) -> Saved {
+        if let Some(agent) = &change.agent {
+            let user = &agent.record.user;
+            let version = self
+                .agents
+                .get(user)
+                .map(|agent| agent.version)
+                .unwrap_or_default();
+            if version != agent.read {
+                return Saved::Overtaken;
+            }
+        }
+        if let Some(change) = &change.outcome {
+            let before = self
+                .outcomes
+                .get(&change.outcome.event)
+                .map(|outcome| outcome.publication);
+            if before != change.read {
+                return Saved::Overtaken;
+            }
+        }
+        if let Some(agent) = &change.agent {
+            let user = &agent.record.user;
+            self.agents.insert(user.clone(), agent.record.clone());
+            self.history
+                .entry(user.clone())
+                .or_default()
+                .push(agent.entry.clone());
+        }
+        if let Some(change) = &change.outcome {
+            self.outcomes
+                .insert(change.outcome.event.clone(), change.outcome.clone());
+        }
+        Saved::Yes
+    }
+}
+
+impl Cluster {
+    /// What the controller does, given the time.
+    fn reconcile(&mut self, now: Timestamp) {
+        let gone_at = &self.gone_at;
+        self.claims
+            .retain(|_, claim| gone_at.get(&claim.uid).is_none_or(|at| now < *at));
+        let pools = &mut self.pools;
+        for (claim, pool) in self.claims.values_mut().map(|claim| (claim, "agents")) {
+            if claim.terminating || claim.sandbox.is_some() {
+                continue;
+            }
+            let pool = pool_of(claim).unwrap_or_else(|| PoolName::parse(pool).unwrap());
+            let condition = match pools.get_mut(&pool) {
+                None => not_ready("WarmPoolNotFound"),
+                Some(pool) => match pool.warm.iter().position(|(at, _)| *at <= now) {
+                    None => not_ready("SandboxNotReady"),
+                    Some(at) => {
+                        claim.sandbox = Some(pool.warm.remove(at).1);
+                        claim.pod_ips = vec!["10.244.0.7".parse().unwrap()];
+                        Condition {
+                            is_true: true,
+                            reason: "DependenciesReady".into(),
+                            message: String::new(),
+                            observed_generation: Some(1),
+                        }
+                    }
+                },
+            };
+            if claim.ready.as_ref() != Some(&condition) {
+                claim.ready = Some(condition);
+                self.written += 1;
+                claim.resource_version = self.written.to_string();
+            }
+        }
+    }
+
+    fn apply(&mut self, wanted: &WantedClaim, now: Timestamp) -> ClaimView {
+        self.reconcile(now);
+        self.written += 1;
+        let written = self.written.to_string();
+        let created = &mut self.created;
+        let claim = self.claims.entry(wanted.name.clone()).or_insert_with(|| {
+            *created += 1;
+            ClaimView {
+                name: wanted.name.clone(),
+                uid: ClaimUid::parse(format!("4f5e1a1c-0c8b-4e3a-9c6d-{created:012x}")).unwrap(),
+                resource_version: written.clone(),
+                generation: 1,
+                created_at: now,
+                terminating: false,
+                event: None,
+                ready: None,
+                sandbox: None,
+                pod_ips: Vec::new(),
+            }
+        });
+        if claim.event.as_ref() != Some(&wanted.event) {
+            claim.event = Some(wanted.event.clone());
+            claim.resource_version = written;
+        }
+        POOLS.with_borrow_mut(|pools| pools.insert(claim.uid.clone(), wanted.pool.clone()));
+        claim.clone()
+    }
+}
+
+thread_local! {
+    /// The pool in each claim's spec, which a [`ClaimView`] does not show.
+    static POOLS: RefCell<BTreeMap<ClaimUid, PoolName>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+fn pool_of(claim: &ClaimView) -> Option<PoolName> {
+    POOLS.with_borrow(|pools| pools.get(&claim.uid).cloned())
+}
+
+fn not_ready(reason: &str) -> Condition {
+    Condition {
+        is_true: false,
+        reason: reason.into(),
+        message: String::new(),
+        observed_generation: Some(1),
+    }
+}
+
+impl Ledger for World {
+    async fn load(&self, user: &UserKey, event: &EventId) -> Result<Known, Trouble> {
+        // Two reads that aren't one snapshot, as with the real table.
+        let outcome = self.call(|state| state.outcomes.get(event).cloned()).await;
+        let agent = self.call(|state| state.agents.get(user).cloned()).await;
+        let agent = agent.unwrap_or_else(|| AgentRecord::absent(user.clone()));
+        Ok(Known { agent, outcome })
+    }
+
+    async fn save(&self, change: &Change) -> Result<Saved, Trouble> {
+        Ok(self.call(|state| state.save(change)).await)
+    }
+}
+
+impl Claims for World {
+    async fn apply(&self, wanted: &WantedClaim) -> Result<ClaimView, ClaimTrouble> {
+        Ok(self
+            .call(|state| state.cluster.apply(wanted, state.now))
+            .await)
+    }
+
+    async fn find(&self, name: &ClaimName) -> Result<Option<ClaimView>, Trouble> {
+        let find = |state: &mut State| {
+            state.cluster.reconcile(state.now);
+            state.cluster.claims.get(name).cloned()
+        };
+        Ok(self.call(find).await)
+    }
+
+    async fn next(&self, seen: &ClaimView, patience: Duration) -> Result<ClaimChange, Trouble> {
+        const STEP: Duration = Duration::from_millis(250);
+        let mut left = patience;
+        loop {
+            match self.find(&seen.name).await? {
+                None => return Ok(ClaimChange::Gone),
+                Some(now) if now.resource_version != seen.resource_version => {
+                    return Ok(ClaimChange::Changed(Box::new(now)));
+                }
+                Some(_) if left.is_zero() => return Ok(ClaimChange::Same),
+                Some(_) => {}
+            }
+            let step = STEP.min(left);
+            self.sleep(step).await;
+            left -= step;
+        }
+    }
+
+    async fn delete(&self, seen: &ClaimView) -> Result<Deleted, Trouble> {
+        let delete = |state: &mut State| {
+            state.cluster.reconcile(state.now);
+            let cluster = &mut state.cluster;
+            let Some(claim) = cluster.claims.get_mut(&seen.name) else {
+                return Deleted::Yes;
+            };
+            if claim.uid != seen.uid || claim.resource_version != seen.resource_version {
+                return Deleted::Changed;
+            }
+            cluster.written += 1;
+            claim.resource_version = cluster.written.to_string();
+            claim.terminating = true;
+            cluster
+                .gone_at
+                .insert(claim.uid.clone(), state.now + cluster.finalizer);
+            cluster.reconcile(state.now);
+            Deleted::Yes
+        };
+        Ok(self.call(delete).await)
+    }
+}
+
+impl Bus for World {
+    async fn publish(&self, announcement: &Announcement) -> Result<(), Trouble> {
+        let publish = |state: &mut State| {
+            if let Some(left) = state.bus_failures.checked_sub(1) {
+                state.bus_failures = left;
+                return Err(Trouble::Unavailable {
+                    service: "EventBridge",
+                    why: "busy".into(),
+                });
+            }
+            state
+                .bus
+                .push((announcement.detail_type(), announcement.id().clone()));
+            Ok(())
+        };
+        self.call(publish).await
+    }
+}
+
+impl ModelKeys for World {
+    async fn issue(&self, user: &UserKey, claim: &ClaimUid) -> Result<ModelKey, ModelKeyTrouble> {
+        let key = MasterKey::parse("sk-master-key")
+            .unwrap()
+            .derive(user, claim)
+            .unwrap();
+        let issue = |state: &mut State| state.keys.insert(key.expose().to_owned(), user.clone());
+        self.call(issue).await;
+        Ok(key)
+    }
+}
+
+impl Agentd for World {
+    async fn bind(
+        &self,
+        sandbox: &SandboxName,
+        _address: IpAddr,
+        request: &BindRequest,
+    ) -> Result<(), BindTrouble> {
+        let bind = |state: &mut State| {
+            if let Some(left) = state.agentd_failures.checked_sub(1) {
+                state.agentd_failures = left;
+                return Err(BindTrouble::Unreachable("nobody answers".into()));
+            }
+            let wanted = (request.user_key.clone(), request.model_key.clone());
+            let bound = state
+                .bound
+                .entry(sandbox.clone())
+                .or_insert_with(|| wanted.clone());
+            // I3, the daemon's own part in it.
+            if *bound == wanted {
+                Ok(())
+            } else {
+                Err(BindTrouble::BoundToAnother("no".into()))
+            }
+        };
+        self.call(bind).await
+    }
+}
+
+impl Clock for World {
+    fn now(&self) -> Timestamp {
+        self.look(|state| state.now)
+    }
+
+    async fn sleep(&self, time: Duration) {
+        let until = self.now() + SignedDuration::try_from(time).unwrap();
+        Sleep {
+            world: self.clone(),
+            until,
+        }
+        .await;
+    }
+}

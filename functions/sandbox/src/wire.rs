@@ -1,0 +1,125 @@
+//! What the steps hand to each other through the state machine.
+
+use std::net::IpAddr;
+
+use carapace_core::{
+    ClaimName, ClaimUid, CorrelationId, EventId, PoolName, SandboxName, UserKey, quoted,
+};
+use jiff::Timestamp;
+use lambda_runtime::Diagnostic;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+/// What `sandbox-claim` takes.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum ClaimPayload {
+    /// Make sure of the claim.
+    Claim {
+        /// The event, as EventBridge delivered it.
+        event: Value,
+        /// When the execution started; the deadline counts from here.
+        started_at: Timestamp,
+    },
+    /// Delete the claim.
+    Release {
+        /// The event, as EventBridge delivered it.
+        event: Value,
+    },
+}
+
+/// A claim that has its sandbox: the answer of `sandbox-claim`, and what `sandbox-bind` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claimed {
+    /// The event that asked.
+    pub event_id: EventId,
+    /// Passed on from the event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<CorrelationId>,
+    /// Whose agent it is.
+    pub user_key: UserKey,
+    /// The claim.
+    pub claim: ClaimName,
+    /// Its identity.
+    pub claim_uid: ClaimUid,
+    /// The sandbox.
+    pub sandbox: SandboxName,
+    /// Its pod's address.
+    pub address: IpAddr,
+    /// The pool it came from.
+    pub pool: PoolName,
+}
+
+/// The answer to a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Released {
+    /// Whether this event had a claim, which is gone now.
+    pub released: bool,
+}
+
+/// A sandbox that has its user: the answer of `sandbox-bind`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Bound {
+    /// What was bound.
+    #[serde(flatten)]
+    pub claimed: Claimed,
+    /// Always true; what can't be bound is an error.
+    pub bound: bool,
+}
+
+/// What `sandbox-announce` takes.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "announcement", rename_all = "snake_case")]
+pub enum AnnouncePayload {
+    /// The agent is ready.
+    Ready(Claimed),
+    /// It is not.
+    Failed {
+        /// The event, as EventBridge delivered it.
+        event: Value,
+        /// The name of the error that ended it.
+        reason: String,
+        /// The error's `Cause`, as Step Functions has it.
+        message: String,
+    },
+    /// Whatever was recorded, but may not have been put on the bus.
+    Recorded {
+        /// The event, as EventBridge delivered it.
+        event: Value,
+    },
+}
+
+/// The answer of `sandbox-announce`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Announced {
+    /// Whether it was this call that put the announcement on the bus.
+    pub announced: bool,
+}
+
+/// Reads a payload. What is wrong with it is a fault of the state machine, so it has a name of its
+/// own: nothing that was put on the bus can cause it.
+pub(crate) fn read<T: DeserializeOwned>(payload: Value) -> Result<T, Diagnostic> {
+    serde_json::from_value(payload).map_err(|error| {
+        let message = format!("the state machine sent what this function does not take: {error}");
+        tracing::error!(
+            error = INPUT_REJECTED,
+            message,
+            "the function answers with an error"
+        );
+        Diagnostic {
+            error_type: INPUT_REJECTED.to_owned(),
+            error_message: message,
+        }
+    })
+}
+
+/// The error of a payload that is not what a function takes; every function can raise it.
+pub const INPUT_REJECTED: &str = "InputRejected";
+
+/// Writes an answer. Nothing that is answered here can fail to be written.
+pub(crate) fn write(answer: &impl Serialize) -> Result<Value, Diagnostic> {
+    serde_json::to_value(answer).map_err(|error| Diagnostic {
+        error_type: "AnswerUnwritable".to_owned(),
+        error_message: quoted(&error.to_string()),
+    })
+}
