@@ -1,0 +1,14 @@
+/** The cluster's name: functions sign it into their tokens, Karpenter discovers its subnets by it. */
+export const CLUSTER_NAME = 'carapace';
+
+/**
+ * The Kubernetes groups of the functions: access entries give them, the agents chart binds roles to
+ * them (`controlPlane.groups` of its values).
+ */
+export const GROUPS = {
+  sandboxClaim: 'carapace:sandbox-claim',
+  sandboxBind: 'carapace:sandbox-bind',
+} as const;
+
+/** Where agentd listens in every agent's pod. */
+export const AGENTD_PORT = 18790;

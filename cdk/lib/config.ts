@@ -1,0 +1,249 @@
+import { dirname, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Environment } from 'aws-cdk-lib';
+import type { Node } from 'constructs';
+import { type Stage, STAGES, type StageName } from './stage.ts';
+
+const CDK_ROOT = resolve(dirname(fileURLToPath(import.meta.url)), '..');
+
+/** What this deployment is: the CDK context, read once and checked as a whole. */
+export interface Config {
+  readonly stage: Stage;
+  /** Empty: the templates fit any account and region. */
+  readonly env: Environment;
+  /** Holds one folder per Lambda binary, each with its `bootstrap`. */
+  readonly lambdaDir: string;
+  /** Where functions look for the faults to die of. Undefined: nowhere. */
+  readonly faultDir: string | undefined;
+  readonly vpc: {
+    readonly cidr: string;
+    /** Empty: the region's first three zones. */
+    readonly availabilityZones: readonly string[];
+    readonly natGateways: number;
+  };
+  readonly cluster: {
+    /** ARNs of the IAM roles that administer the cluster. */
+    readonly admins: readonly string[];
+    /** Networks that may reach the API server's public endpoint. Empty: there is no public endpoint. */
+    readonly operatorCidrs: readonly string[];
+    readonly systemNodes: { readonly instanceType: string; readonly count: number };
+    /** Hand CoreDNS over to EKS as an add-on: see lib/cluster/addons.ts for when. */
+    readonly manageCoreDns: boolean;
+  };
+  readonly agents: { readonly namespace: string; readonly warmPool: string };
+  readonly modelGateway: { readonly url: string; readonly port: number };
+  /** Most invocations of sandbox-claim at any one time. 0: no limit of its own. */
+  readonly maxConcurrentClaims: number;
+  readonly signIn: {
+    readonly allowedEmailDomains: readonly string[];
+    readonly callbackUrls: readonly string[];
+    /** Undefined: no sign-in page. */
+    readonly domainPrefix: string | undefined;
+  };
+  /** Undefined: nobody hears of an alarm until somebody subscribes to the topic. */
+  readonly alarmEmail: string | undefined;
+}
+
+/** Names every context value that cannot be used, and the way out of each. */
+export class ConfigError extends Error {
+  constructor(problems: readonly string[]) {
+    super(`This context cannot be deployed:\n${problems.map((problem) => `  ${problem}`).join('\n')}`);
+    this.name = 'ConfigError';
+  }
+}
+
+export function readConfig(node: Node): Config {
+  const stage = STAGES[readStage(node)];
+  const context = new Context(node, stage.defaults);
+
+  const modelGateway = context.text('modelGatewayUrl', MODEL_GATEWAY_URL);
+  const zones = context.list('availabilityZones', ZONE, []);
+  const config: Config = {
+    stage,
+    env: readEnvironment(context),
+    lambdaDir: resolve(CDK_ROOT, context.text('lambdaDir', ANY, '../dist/lambda')),
+    faultDir: context.optional('faultDir', ABSOLUTE),
+    vpc: {
+      cidr: context.text('vpcCidr', VPC_CIDR, '10.20.0.0/16'),
+      availabilityZones: zones,
+      // One per zone: the loss of a zone must not cut the others off from AWS.
+      natGateways: context.integer('natGateways', 1, 3, zones.length || 3),
+    },
+    cluster: {
+      admins: context.list('clusterAdmins', ROLE_ARN, []),
+      operatorCidrs: context.list('operatorCidrs', CIDR, []),
+      systemNodes: {
+        instanceType: context.text('systemNodeType', INSTANCE_TYPE, 'm7i.large'),
+        count: context.integer('systemNodeCount', 1, 10, 2),
+      },
+      manageCoreDns: context.flag('manageCoreDns', false),
+    },
+    agents: {
+      namespace: context.text('agentsNamespace', LABEL, 'agents'),
+      warmPool: context.text('warmPool', LABEL, 'agents'),
+    },
+    modelGateway: { url: modelGateway, port: portOf(modelGateway) },
+    maxConcurrentClaims: context.integer('maxConcurrentClaims', 0, 1000, 50),
+    signIn: {
+      allowedEmailDomains: context.list('allowedEmailDomains', DOMAIN),
+      callbackUrls: context.list('callbackUrls', CALLBACK_URL, ['http://localhost:8400/callback']),
+      domainPrefix: context.optional('signInDomainPrefix', LABEL),
+    },
+    alarmEmail: context.optional('alarmEmail', EMAIL),
+  };
+  if (zones.length === 1 && zones.every(ZONE.test)) {
+    context.reject('availabilityZones', 'names one zone, and EKS wants two at least: name another or drop the key');
+  }
+  if (config.faultDir !== undefined && !stage.faultInjection) {
+    context.reject(
+      'faultDir',
+      'kills functions, which only the stage local allows: drop the key or give -c stage=local',
+    );
+  }
+  context.throwIfUnusable();
+  return config;
+}
+
+function readStage(node: Node): StageName {
+  const value: unknown = node.tryGetContext('stage') ?? 'aws';
+  if (typeof value === 'string' && Object.hasOwn(STAGES, value)) return value as StageName;
+  throw new ConfigError([
+    `stage: '${String(value)}' is not a stage: give -c stage=${Object.keys(STAGES).join(' or -c stage=')}`,
+  ]);
+}
+
+function readEnvironment(context: Context): Environment {
+  const account = context.optional('account', ACCOUNT);
+  const region = context.optional('region', REGION);
+  if (account !== undefined && region !== undefined) return { account, region };
+  if (account !== undefined || region !== undefined) {
+    context.reject(
+      account === undefined ? 'account' : 'region',
+      'is missing: give account and region together, or neither to deploy wherever your credentials point',
+    );
+  }
+  return {};
+}
+
+/** What a value must look like, and how to say so. */
+interface Form {
+  readonly test: (value: string) => boolean;
+  readonly wants: string;
+}
+
+const form = (pattern: RegExp, wants: string): Form => ({ test: (value) => pattern.test(value), wants });
+
+const OCTET = '(25[0-5]|2[0-4]\\d|1?\\d?\\d)';
+const ANY = form(/./, 'a text');
+const ABSOLUTE = form(/^\//, 'an absolute path');
+const ACCOUNT = form(/^\d{12}$/, 'an account id of 12 digits');
+const REGION = form(/^[a-z]{2}(-[a-z]+)+-\d$/, 'a region such as eu-central-1');
+const ZONE = form(/^[a-z]{2}(-[a-z]+)+-\d[a-z]$/, 'availability zones such as eu-central-1a,eu-central-1b');
+const CIDR = form(new RegExp(`^${OCTET}(\\.${OCTET}){3}/(3[0-2]|[12]?\\d)$`), 'IPv4 networks such as 203.0.113.0/24');
+// Smaller ones do not hold three zones of nodes whose every pod takes an address.
+const VPC_CIDR = form(
+  new RegExp(`^${OCTET}(\\.${OCTET}){3}/1[67]$`),
+  'an IPv4 network of /16 or /17 such as 10.20.0.0/16',
+);
+const LABEL = form(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, 'a DNS-1123 label (a-z, 0-9, -, at most 63 characters)');
+const DOMAIN = form(
+  /^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/,
+  'the lower-case domains whose addresses may sign up, such as example.com,example.org',
+);
+const EMAIL = form(/^[^\s@]+@[^\s@]+\.[^\s@]+$/, 'an e-mail address');
+const ROLE_ARN = form(
+  /^arn:aws[a-z-]*:iam::\d{12}:role\/.+$/,
+  'ARNs of IAM roles such as arn:aws:iam::111122223333:role/Operators',
+);
+const INSTANCE_TYPE = form(/^[a-z0-9-]+\.[a-z0-9-]+$/, 'an x86_64 instance type such as m7i.large');
+const MODEL_GATEWAY_URL: Form = {
+  test: (value) => ['http:', 'https:'].includes(parseUrl(value)?.protocol ?? ''),
+  wants:
+    'the http(s) URL at which functions in the VPC find the model gateway, such as http://models.internal.example.com:4000',
+};
+const CALLBACK_URL: Form = {
+  // Cognito's own rule.
+  test: (value) => parseUrl(value)?.protocol === 'https:' || parseUrl(value)?.hostname === 'localhost',
+  wants: 'https URLs, or http://localhost ones',
+};
+
+function parseUrl(value: string): URL | undefined {
+  return URL.canParse(value) ? new URL(value) : undefined;
+}
+
+function portOf(value: string): number {
+  const url = parseUrl(value);
+  return Number(url?.port) || (url?.protocol === 'https:' ? 443 : 80);
+}
+
+/**
+ * Reads values as the CLI hands them over (text from `-c key=value`, any JSON from cdk.json) and
+ * collects what is wrong, so that one run tells all of it.
+ */
+class Context {
+  private readonly node: Node;
+  private readonly defaults: Readonly<Record<string, string>>;
+  private readonly problems: string[] = [];
+
+  constructor(node: Node, defaults: Readonly<Record<string, string>>) {
+    this.node = node;
+    this.defaults = defaults;
+  }
+
+  optional(key: string, form: Form): string | undefined {
+    const value = this.value(key);
+    if (value !== undefined && !form.test(value)) this.refuse(key, value, form.wants);
+    return value;
+  }
+
+  /** Without a fallback the key must be given. */
+  text(key: string, form: Form, fallback?: string): string {
+    const value = this.optional(key, form) ?? fallback;
+    if (value === undefined) this.reject(key, `is missing: give -c ${key}=… with ${form.wants}`);
+    return value ?? '';
+  }
+
+  /** Without a fallback at least one must be given. */
+  list(key: string, form: Form, fallback?: readonly string[]): readonly string[] {
+    const values = this.value(key)
+      ?.split(',')
+      .map((value) => value.trim())
+      .filter((value) => value !== '');
+    for (const value of values ?? []) if (!form.test(value)) this.refuse(key, value, form.wants);
+    if (!values?.length && !fallback) this.reject(key, `is missing: give -c ${key}=… with ${form.wants}`);
+    return values?.length ? values : (fallback ?? []);
+  }
+
+  integer(key: string, least: number, most: number, fallback: number): number {
+    const value = this.value(key);
+    if (value === undefined) return fallback;
+    const number = Number(value);
+    if (!Number.isInteger(number) || number < least || number > most) {
+      this.refuse(key, value, `a whole number from ${least} to ${most}`);
+    }
+    return number;
+  }
+
+  flag(key: string, fallback: boolean): boolean {
+    const value = this.value(key);
+    if (value !== undefined && value !== 'true' && value !== 'false') this.refuse(key, value, 'true or false');
+    return value === undefined ? fallback : value === 'true';
+  }
+
+  reject(key: string, problem: string): void {
+    this.problems.push(`${key}: ${problem}`);
+  }
+
+  throwIfUnusable(): void {
+    if (this.problems.length > 0) throw new ConfigError(this.problems);
+  }
+
+  private refuse(key: string, value: string, wants: string): void {
+    this.reject(key, `'${value}' cannot be used: give ${wants}`);
+  }
+
+  private value(key: string): string | undefined {
+    const value: unknown = this.node.tryGetContext(key) ?? this.defaults[key];
+    return value === undefined || value === '' ? undefined : String(value);
+  }
+}

@@ -1,0 +1,27 @@
+import { RemovalPolicy } from 'aws-cdk-lib';
+import * as dynamodb from 'aws-cdk-lib/aws-dynamodb';
+import type { Construct } from 'constructs';
+
+/**
+ * Agents, their history and the outcomes of events. Keys and items are described where they are
+ * written: crates/control-plane.
+ */
+export function agentsTable(scope: Construct): dynamodb.TableV2 {
+  return new dynamodb.TableV2(scope, 'Table', {
+    partitionKey: { name: 'pk', type: dynamodb.AttributeType.STRING },
+    sortKey: { name: 'sk', type: dynamodb.AttributeType.STRING },
+    timeToLiveAttribute: 'ttl',
+    globalSecondaryIndexes: [
+      {
+        // Sparse: of all items only an agent's own record has a state.
+        indexName: 'agents-by-state',
+        partitionKey: { name: 'state', type: dynamodb.AttributeType.STRING },
+        sortKey: { name: 'updated_at', type: dynamodb.AttributeType.STRING },
+      },
+    ],
+    encryption: dynamodb.TableEncryptionV2.awsManagedKey(),
+    pointInTimeRecoverySpecification: { pointInTimeRecoveryEnabled: true },
+    deletionProtection: true,
+    removalPolicy: RemovalPolicy.RETAIN,
+  });
+}

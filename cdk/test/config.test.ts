@@ -1,0 +1,104 @@
+import { App } from 'aws-cdk-lib';
+import { describe, expect, test } from 'vitest';
+import { ConfigError, readConfig } from '../lib/config.ts';
+import { GIVEN, Synthesised } from './synthesised.ts';
+
+const read = (context: Record<string, unknown>) => readConfig(new App({ context }).node);
+
+describe('what is given', () => {
+  test('text from the command line and values of cdk.json mean the same', () => {
+    const fromCommandLine = read({ ...GIVEN, natGateways: '1', manageCoreDns: 'true' });
+    const fromFile = read({
+      ...GIVEN,
+      allowedEmailDomains: ['example.com', 'example.org'],
+      natGateways: 1,
+      manageCoreDns: true,
+    });
+    expect(fromFile).toEqual(fromCommandLine);
+    expect(fromFile.signIn.allowedEmailDomains).toEqual(['example.com', 'example.org']);
+  });
+
+  test('the stage aws is the default and bound to no account', () => {
+    expect(read(GIVEN).env).toEqual({});
+    expect(read(GIVEN).stage.passwordSignIn).toBe(false);
+  });
+
+  test('the stage local needs nothing but its name', () => {
+    expect(read({ stage: 'local' })).toMatchObject({
+      env: { account: '000000000000', region: 'us-east-1' },
+      signIn: { allowedEmailDomains: ['example.com'] },
+      modelGateway: { url: 'http://10.96.0.40:4000', port: 4000 },
+    });
+  });
+
+  test('a default of the stage gives way to what is given', () => {
+    expect(read({ stage: 'local', ...GIVEN }).modelGateway.url).toBe(GIVEN.modelGatewayUrl);
+  });
+
+  test.each([
+    ['http://models.example.com', 80],
+    ['https://models.example.com/v1', 443],
+    ['http://10.0.0.1:4000', 4000],
+  ])('the port of %s is %i', (modelGatewayUrl, port) => {
+    expect(read({ ...GIVEN, modelGatewayUrl }).modelGateway.port).toBe(port);
+  });
+
+  test('one NAT gateway per zone unless told otherwise', () => {
+    expect(read(GIVEN).vpc.natGateways).toBe(3);
+    expect(read({ ...GIVEN, availabilityZones: 'eu-central-1a,eu-central-1b' }).vpc.natGateways).toBe(2);
+    expect(read({ ...GIVEN, natGateways: '1' }).vpc.natGateways).toBe(1);
+  });
+});
+
+describe('what cannot be used', () => {
+  test.each([
+    ['stage', 'production'],
+    ['account', '1234'],
+    ['region', 'frankfurt'],
+    ['vpcCidr', '10.20.0.0/24'],
+    ['vpcCidr', '10.20.0.256/16'],
+    ['availabilityZones', 'eu-central-1'],
+    ['availabilityZones', 'eu-central-1a'],
+    ['natGateways', '0'],
+    ['natGateways', 'two'],
+    ['clusterAdmins', 'arn:aws:iam::111122223333:user/someone'],
+    ['operatorCidrs', '203.0.113.0'],
+    ['systemNodeType', 'large'],
+    ['systemNodeCount', '1.5'],
+    ['manageCoreDns', 'yes'],
+    ['agentsNamespace', 'Agents'],
+    ['warmPool', '-agents'],
+    ['modelGatewayUrl', 'models.example.com:4000'],
+    ['maxConcurrentClaims', '-1'],
+    ['allowedEmailDomains', 'example'],
+    ['allowedEmailDomains', 'Example.com'],
+    ['allowedEmailDomains', '@example.com'],
+    ['allowedEmailDomains', '*.example.com'],
+    ['callbackUrls', 'http://example.com/callback'],
+    ['signInDomainPrefix', 'my company'],
+    ['alarmEmail', 'operators'],
+    ['faultDir', '/faults'],
+  ])('%s=%s is named and refused', (key, value) => {
+    const context = { ...GIVEN, account: '111122223333', region: 'eu-central-1', [key]: value };
+    expect(() => read(context)).toThrow(
+      new RegExp(`^This context cannot be deployed:\n  ${key}: .*(give|name) [^\n]+$`),
+    );
+  });
+
+  test('everything that is wrong is told at once, with the way out', () => {
+    expect(() => read({ account: '111122223333', warmPool: 'A' })).toThrowErrorMatchingInlineSnapshot(`
+      [ConfigError: This context cannot be deployed:
+        modelGatewayUrl: is missing: give -c modelGatewayUrl=… with the http(s) URL at which functions in the VPC find the model gateway, such as http://models.internal.example.com:4000
+        region: is missing: give account and region together, or neither to deploy wherever your credentials point
+        warmPool: 'A' cannot be used: give a DNS-1123 label (a-z, 0-9, -, at most 63 characters)
+        allowedEmailDomains: is missing: give -c allowedEmailDomains=… with the lower-case domains whose addresses may sign up, such as example.com,example.org]
+    `);
+  });
+
+  test('a function that was not built fails the synth and says how to build it', () => {
+    expect(() => new Synthesised('aws', { lambdaDir: '/nowhere' })).toThrow(ConfigError);
+    expect(() => new Synthesised('aws', { lambdaDir: '/nowhere' })).toThrow(
+      /\/nowhere\/sandbox-claim\/bootstrap: build the functions with `cargo xtask lambdas`/,
+    );
+  });
+});
