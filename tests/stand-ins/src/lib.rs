@@ -1,1 +1,16 @@
-//! See Cargo.toml.
+//! Stand-ins: programs that take the place of parts that can't run on one machine, or would take too
+//! long to, so that everything around them can be run for real.
+//!
+//! - [`scripted_agent`] stands in for OpenClaw: it takes the configuration that `agentd` renders,
+//!   speaks the gateway's protocol, and has its turns answered by the model it is pointed at. What
+//!   the original refuses, it refuses.
+//! - [`model_gateway`] stands in for LiteLLM, whose virtual keys need a database engine that can't
+//!   be had everywhere. It is checked against the API description of the real one, in
+//!   `tests/litellm_contract.rs`.
+//! - `pause` is the process that holds a pod's namespaces.
+//!
+//! They are libraries too, so that other crates' tests can run them in process.
+
+pub mod model_gateway;
+pub mod probe;
+pub mod scripted_agent;

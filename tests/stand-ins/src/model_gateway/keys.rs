@@ -1,0 +1,428 @@
+//! Virtual keys, by the hash that the real proxy stores instead of the key.
+
+use std::collections::HashMap;
+
+use axum::http::StatusCode;
+use data_encoding::HEXLOWER;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::Failure;
+
+const MINIMUM_LENGTH: usize = 16;
+
+/// Who calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// The master key.
+    Master,
+    /// A virtual key, by its hash.
+    Key(String),
+}
+
+struct Row {
+    alias: Option<String>,
+    name: String,
+    user_id: Value,
+    models: Value,
+    metadata: Value,
+    max_budget: Value,
+    created: Timestamp,
+    expires: Option<Timestamp>,
+    spend: f64,
+    deleted: Option<Timestamp>,
+}
+
+/// All keys that there are and were.
+#[derive(Default)]
+pub(crate) struct Keys {
+    rows: HashMap<String, Row>,
+}
+
+fn hash(key: &str) -> String {
+    HEXLOWER.encode(&Sha256::digest(key))
+}
+
+/// A key stands for itself or is given as its hash.
+fn hash_if_needed(key: &str) -> String {
+    if key.starts_with("sk-") {
+        hash(key)
+    } else {
+        key.to_owned()
+    }
+}
+
+/// What is shown of a key.
+fn name(key: &str) -> String {
+    let tail: String = key
+        .chars()
+        .rev()
+        .take(4)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .collect();
+    format!("sk-...{tail}")
+}
+
+fn bad_request(message: impl Into<String>) -> Failure {
+    Failure::proxy(StatusCode::BAD_REQUEST, "bad_request_error", message)
+}
+
+/// A Python `HTTPException` on its way through the proxy's error handler.
+fn http_exception(status: StatusCode, error: &str) -> Failure {
+    Failure::proxy(
+        status,
+        "internal_server_error",
+        format!("{{'error': '{error}'}}"),
+    )
+}
+
+impl Keys {
+    pub(crate) fn caller(&self, key: &str, now: Timestamp) -> Result<Caller, Failure> {
+        if !key.starts_with("sk-") {
+            return Err(Failure::unauthorized(&format!(
+                "LiteLLM Virtual Key expected. Received={}, expected to start with 'sk-'.",
+                masked(key)
+            )));
+        }
+        let hash = hash(key);
+        let Some(row) = self.live(&hash) else {
+            return Err(Failure::proxy(
+                StatusCode::UNAUTHORIZED,
+                "token_not_found_in_db",
+                format!(
+                    "Authentication Error, Invalid proxy server token passed. Received API Key = \
+                     {}, Key Hash (Token) ={hash}. Unable to find token in cache or \
+                     `LiteLLM_VerificationTokenTable`",
+                    name(key)
+                ),
+            )
+            .about("key"));
+        };
+        match row.expires {
+            Some(expires) if expires < now => Err(Failure::proxy(
+                StatusCode::UNAUTHORIZED,
+                "expired_key",
+                format!(
+                    "Authentication Error - Expired Key. Key Expiry time {expires} and current \
+                     time {now}"
+                ),
+            )
+            .about(&name(key))),
+            _ => Ok(Caller::Key(hash)),
+        }
+    }
+
+    pub(crate) fn generate(&mut self, body: &Value, now: Timestamp) -> Result<Value, Failure> {
+        let fields = fields(body)?;
+        let text = |field: &str| fields.get(field).and_then(Value::as_str);
+        let alias = text("key_alias");
+        if let Some(alias) = alias
+            && self
+                .rows
+                .values()
+                .any(|row| row.is_live() && row.alias.as_deref() == Some(alias))
+        {
+            return Err(bad_request(format!(
+                "Key with alias '{alias}' already exists. Unique key aliases across all keys are \
+                 required."
+            ))
+            .about("key_alias"));
+        }
+        let key = text("key").map_or_else(
+            || format!("sk-{}", &hash(&now.to_string())[..22]),
+            str::to_owned,
+        );
+        check_key(&key)?;
+        let lifetime = text("duration").map(seconds).transpose()?;
+        let expires = lifetime.map(|lifetime| now.checked_add(lifetime).unwrap_or(Timestamp::MAX));
+        let field = |name: &str, default: Value| {
+            fields
+                .get(name)
+                .filter(|value| !value.is_null())
+                .cloned()
+                .unwrap_or(default)
+        };
+        let row = Row {
+            alias: alias.map(str::to_owned),
+            name: name(&key),
+            user_id: field("user_id", Value::Null),
+            models: field("models", json!([])),
+            metadata: field("metadata", json!({})),
+            max_budget: field("max_budget", Value::Null),
+            created: now,
+            expires,
+            spend: 0.0,
+            deleted: None,
+        };
+        let token = hash(&key);
+        let mut answer = row.shown();
+        answer.extend([
+            ("key".to_owned(), json!(key)),
+            ("token".to_owned(), json!(token)),
+            ("token_id".to_owned(), json!(token)),
+            ("duration".to_owned(), field("duration", Value::Null)),
+        ]);
+        // The real table is upserted with nothing to update: a key that is there stays as it is.
+        if self.live(&token).is_none() {
+            self.rows.insert(token, row);
+        }
+        Ok(Value::Object(answer))
+    }
+
+    /// A virtual key may ask about itself.
+    pub(crate) fn info(
+        &self,
+        caller: &Caller,
+        key: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Value, Failure> {
+        let own = if let Caller::Key(hash) = caller {
+            Some(hash.as_str())
+        } else {
+            None
+        };
+        let asked = key.or(own).unwrap_or_default();
+        let hash = hash_if_needed(asked);
+        let Some(row) = self.rows.get(&hash) else {
+            return Err(Failure::proxy(
+                StatusCode::NOT_FOUND,
+                "not_found_error",
+                "Key not found in database",
+            )
+            .about("key"));
+        };
+        if own.is_some_and(|own| own != hash) {
+            return Err(Failure::proxy(
+                StatusCode::FORBIDDEN,
+                "internal_server_error",
+                "You are not allowed to access this key's info. Your role=unknown",
+            ));
+        }
+        let mut info = row.shown();
+        info.insert("status".to_owned(), json!(row.status(now)));
+        if let Some(deleted) = row.deleted {
+            info.insert("deleted_at".to_owned(), json!(deleted));
+        }
+        Ok(json!({"key": asked, "info": info}))
+    }
+
+    pub(crate) fn delete(&mut self, body: &Value, now: Timestamp) -> Result<Value, Failure> {
+        let texts = |field: &str| -> Result<Vec<String>, Failure> {
+            match body.get(field) {
+                None | Some(Value::Null) => Ok(Vec::new()),
+                Some(value) => {
+                    serde_json::from_value(value.clone()).map_err(|_| Failure::Validation {
+                        kind: "list_type",
+                        loc: json!(["body", field]),
+                        message: "Input should be a valid list",
+                    })
+                }
+            }
+        };
+        let (keys, aliases) = (texts("keys")?, texts("key_aliases")?);
+        let hashes: Vec<String> = if keys.is_empty() {
+            let has_alias = |row: &Row| row.alias.as_ref().is_some_and(|a| aliases.contains(a));
+            self.rows
+                .iter()
+                .filter(|(_, row)| has_alias(row))
+                .map(|(hash, _)| hash.clone())
+                .collect()
+        } else {
+            keys.iter().map(|key| hash_if_needed(key)).collect()
+        };
+        let named = if keys.is_empty() { aliases } else { keys };
+        if named.is_empty() {
+            let kind = "internal_server_error";
+            return Err(Failure::proxy(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                kind,
+                "Invalid request type",
+            ));
+        }
+        let mut deleted = 0;
+        for hash in hashes {
+            if let Some(row) = self.rows.get_mut(&hash).filter(|row| row.is_live()) {
+                row.deleted = Some(now);
+                deleted += 1;
+            }
+        }
+        if deleted == 0 {
+            return Err(http_exception(StatusCode::NOT_FOUND, "No keys found"));
+        }
+        Ok(json!({"deleted_keys": named}))
+    }
+
+    pub(crate) fn spend(&mut self, caller: &Caller, cost: f64) {
+        if let Caller::Key(hash) = caller
+            && let Some(row) = self.rows.get_mut(hash)
+        {
+            row.spend += cost;
+        }
+    }
+
+    fn live(&self, hash: &str) -> Option<&Row> {
+        self.rows.get(hash).filter(|row| row.is_live())
+    }
+}
+
+impl Row {
+    fn is_live(&self) -> bool {
+        self.deleted.is_none()
+    }
+
+    fn status(&self, now: Timestamp) -> &'static str {
+        match self.expires {
+            _ if self.deleted.is_some() => "deleted",
+            Some(expires) if expires < now => "expired",
+            _ => "active",
+        }
+    }
+
+    fn shown(&self) -> Map<String, Value> {
+        let shown = json!({
+            "key_name": self.name,
+            "key_alias": self.alias,
+            "user_id": self.user_id,
+            "models": self.models,
+            "metadata": self.metadata,
+            "max_budget": self.max_budget,
+            "spend": self.spend,
+            "blocked": null,
+            "created_at": self.created,
+            "expires": self.expires,
+        });
+        if let Value::Object(shown) = shown {
+            shown
+        } else {
+            Map::new()
+        }
+    }
+}
+
+type Check = fn(&Value) -> bool;
+
+/// What pydantic would refuse; fields that aren't named here may be anything.
+fn fields(body: &Value) -> Result<&Map<String, Value>, Failure> {
+    let Some(fields) = body.as_object() else {
+        return Err(Failure::Validation {
+            kind: "model_attributes_type",
+            loc: json!(["body"]),
+            message: "Input should be a valid dictionary or object to extract fields from",
+        });
+    };
+    let checks: [(&str, Check, &'static str, &'static str); 7] = [
+        (
+            "key",
+            Value::is_string,
+            "string_type",
+            "Input should be a valid string",
+        ),
+        (
+            "key_alias",
+            Value::is_string,
+            "string_type",
+            "Input should be a valid string",
+        ),
+        (
+            "duration",
+            Value::is_string,
+            "string_type",
+            "Input should be a valid string",
+        ),
+        (
+            "user_id",
+            Value::is_string,
+            "string_type",
+            "Input should be a valid string",
+        ),
+        (
+            "metadata",
+            Value::is_object,
+            "dict_type",
+            "Input should be a valid dictionary",
+        ),
+        (
+            "models",
+            Value::is_array,
+            "list_type",
+            "Input should be a valid list",
+        ),
+        (
+            "max_budget",
+            Value::is_number,
+            "float_type",
+            "Input should be a valid number",
+        ),
+    ];
+    for (field, is_valid, kind, message) in checks {
+        if fields
+            .get(field)
+            .is_some_and(|value| !value.is_null() && !is_valid(value))
+        {
+            return Err(Failure::Validation {
+                kind,
+                loc: json!(["body", field]),
+                message,
+            });
+        }
+    }
+    Ok(fields)
+}
+
+fn check_key(key: &str) -> Result<(), Failure> {
+    if !key.starts_with("sk-") {
+        let error = format!(
+            "Invalid key format. LiteLLM Virtual Key must start with \\'sk-\\'. Received: {}",
+            masked(key)
+        );
+        return Err(http_exception(StatusCode::BAD_REQUEST, &error));
+    }
+    if key.len() < MINIMUM_LENGTH {
+        let error = format!(
+            "Invalid key format. LiteLLM Virtual Key must be at least {MINIMUM_LENGTH} characters \
+             long."
+        );
+        return Err(http_exception(StatusCode::BAD_REQUEST, &error));
+    }
+    Ok(())
+}
+
+fn masked(key: &str) -> String {
+    let characters: Vec<char> = key.chars().collect();
+    match characters.as_slice() {
+        [first @ .., a, b, c, d] if characters.len() > 8 => {
+            let head: String = first.iter().take(4).collect();
+            format!("{head}****{a}{b}{c}{d}")
+        }
+        _ => "****".to_owned(),
+    }
+}
+
+/// `30s`, `30m`, `30h`, `30d`, `30w`. The real one knows `mo` as well, whose length depends on the
+/// day; it is not used here and refused like any other unit.
+fn seconds(duration: &str) -> Result<SignedDuration, Failure> {
+    let digits = duration.len()
+        - duration
+            .trim_start_matches(|c: char| c.is_ascii_digit())
+            .len();
+    let (number, unit) = duration.split_at(digits);
+    let unit = match unit {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        "d" => Some(86_400),
+        "w" => Some(604_800),
+        _ => None,
+    };
+    let seconds = unit.and_then(|unit: i64| unit.checked_mul(number.parse().ok()?));
+    seconds.map(SignedDuration::from_secs).ok_or_else(|| {
+        Failure::proxy(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal_server_error",
+            format!("Invalid duration format: {duration}"),
+        )
+    })
+}

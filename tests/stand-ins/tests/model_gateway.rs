@@ -1,0 +1,236 @@
+//! The stand-in for LiteLLM as its callers use it: keys that are made, asked for, used and deleted.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use carapace_stand_ins::model_gateway::{ModelGateway, Settings};
+use data_encoding::HEXLOWER;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+
+const MASTER: &str = "sk-master-0123456789";
+const ALICE: &str = "sk-alice-0123456789";
+const BOB: &str = "sk-bob-0123456789";
+
+struct Gateway {
+    base: String,
+    client: reqwest::Client,
+}
+
+impl Gateway {
+    async fn start() -> Self {
+        let settings = Settings {
+            master_key: MASTER.to_owned(),
+            model: "agent".to_owned(),
+        };
+        let router = ModelGateway::new(settings).unwrap().router();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self {
+            base,
+            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+        }
+    }
+
+    async fn post(&self, key: &str, path: &str, body: Value) -> (u16, Value) {
+        let request = self
+            .client
+            .post(format!("{}{path}", self.base))
+            .bearer_auth(key);
+        let answer = request.json(&body).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    async fn info(&self, key: &str, about: &str) -> (u16, Value) {
+        let request = self
+            .client
+            .get(format!("{}/key/info{about}", self.base))
+            .bearer_auth(key);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    async fn generate(&self, key: &str, alias: &str) -> (u16, Value) {
+        let body = json!({
+            "key": key, "key_alias": alias, "duration": "24h",
+            "metadata": {"user_key": "a"}, "user_id": "a",
+        });
+        self.post(MASTER, "/key/generate", body).await
+    }
+
+    async fn say(&self, key: &str) -> (u16, Value) {
+        let messages = json!([{"role": "user", "content": "hello there"}]);
+        let body = json!({"model": "agent", "messages": messages});
+        self.post(key, "/v1/chat/completions", body).await
+    }
+}
+
+#[tokio::test]
+async fn a_key_works_from_its_making_to_its_deletion() {
+    let gateway = Gateway::start().await;
+    assert_eq!(gateway.say(ALICE).await.0, 401);
+    let (status, made) = gateway.generate(ALICE, "alice").await;
+    assert_eq!((status, &made["key"]), (200, &json!(ALICE)));
+    assert!(made["expires"].is_string());
+    let (status, completion) = gateway.say(ALICE).await;
+    assert_eq!(status, 200);
+    assert_eq!(
+        completion["choices"][0]["message"]["content"],
+        "You said: hello there"
+    );
+    let deleted = gateway
+        .post(MASTER, "/key/delete", json!({"key_aliases": ["alice"]}))
+        .await;
+    assert_eq!(deleted, (200, json!({"deleted_keys": ["alice"]})));
+    assert_eq!(gateway.say(ALICE).await.0, 401);
+    let (status, remembered) = gateway.info(MASTER, &format!("?key={ALICE}")).await;
+    assert_eq!(
+        (status, &remembered["info"]["status"]),
+        (200, &json!("deleted"))
+    );
+    assert_eq!(
+        gateway
+            .post(MASTER, "/key/delete", json!({"keys": [ALICE]}))
+            .await
+            .0,
+        404
+    );
+    assert_eq!(
+        gateway.generate(ALICE, "alice").await.0,
+        200,
+        "the alias is free again"
+    );
+}
+
+#[tokio::test]
+async fn the_reply_repeats_the_user_and_not_what_openclaw_adds() {
+    let gateway = Gateway::start().await;
+    let body = json!({"model": "agent", "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "hello"}, {"type": "text", "text": "!"}]},
+        {"role": "assistant", "content": "hm"},
+        {"role": "user", "content": "<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>\nnone"},
+    ]});
+    let (_, completion) = gateway.post(MASTER, "/v1/chat/completions", body).await;
+    assert_eq!(
+        completion["choices"][0]["message"]["content"],
+        "You said: hello!"
+    );
+}
+
+#[tokio::test]
+async fn an_alias_is_taken_once_and_a_key_stays_as_it_was_made() {
+    let gateway = Gateway::start().await;
+    assert_eq!(gateway.generate(ALICE, "alice").await.0, 200);
+    for key in [ALICE, BOB] {
+        let (status, refused) = gateway.generate(key, "alice").await;
+        assert_eq!(status, 400);
+        assert_eq!(refused["error"]["type"], "bad_request_error");
+        assert_eq!(refused["error"]["param"], "key_alias");
+    }
+    assert_eq!(gateway.say(BOB).await.0, 401, "a refused key is not made");
+    assert_eq!(gateway.generate(ALICE, "another").await.0, 200);
+    let (_, known) = gateway.info(MASTER, &format!("?key={ALICE}")).await;
+    assert_eq!(known["info"]["key_alias"], "alice");
+}
+
+#[tokio::test]
+async fn a_key_is_known_by_itself_and_by_its_hash() {
+    let gateway = Gateway::start().await;
+    gateway.generate(ALICE, "alice").await;
+    let hash = HEXLOWER.encode(&Sha256::digest(ALICE));
+    for about in [ALICE, &hash] {
+        let (status, known) = gateway.info(MASTER, &format!("?key={about}")).await;
+        assert_eq!((status, &known["key"]), (200, &json!(about)));
+        assert_eq!(known["info"]["user_id"], "a");
+        assert!(
+            !known.to_string().contains("\"token\""),
+            "the hash is not given away"
+        );
+    }
+    let (status, missing) = gateway.info(MASTER, "?key=sk-nobody-0123456789").await;
+    assert_eq!(
+        (status, &missing["error"]["type"]),
+        (404, &json!("not_found_error"))
+    );
+}
+
+#[tokio::test]
+async fn what_a_key_spends_tells_that_it_was_used() {
+    let gateway = Gateway::start().await;
+    gateway.generate(ALICE, "alice").await;
+    gateway.generate(BOB, "bob").await;
+    gateway.say(ALICE).await;
+    let spend = async |key: &str| {
+        let (_, known) = gateway.info(MASTER, &format!("?key={key}")).await;
+        known["info"]["spend"].as_f64().unwrap()
+    };
+    assert!(spend(ALICE).await > 0.0);
+    assert!(spend(BOB).await == 0.0);
+}
+
+#[tokio::test]
+async fn a_virtual_key_is_no_master_key() {
+    let gateway = Gateway::start().await;
+    gateway.generate(ALICE, "alice").await;
+    gateway.generate(BOB, "bob").await;
+    for (path, body) in [
+        ("/key/generate", json!({})),
+        ("/key/delete", json!({"keys": [BOB]})),
+    ] {
+        let (status, refused) = gateway.post(ALICE, path, body).await;
+        assert_eq!(
+            (status, &refused["error"]["type"]),
+            (401, &json!("auth_error")),
+            "{path}"
+        );
+    }
+    assert_eq!(
+        gateway.info(ALICE, "").await.1["info"]["key_alias"],
+        "alice"
+    );
+    assert_eq!(gateway.info(ALICE, &format!("?key={BOB}")).await.0, 403);
+    assert_eq!(gateway.say(BOB).await.0, 200, "it is still there");
+}
+
+#[tokio::test]
+async fn a_key_ends_when_its_time_has_passed() {
+    let gateway = Gateway::start().await;
+    let body = json!({"key": ALICE, "duration": "0s"});
+    assert_eq!(gateway.post(MASTER, "/key/generate", body).await.0, 200);
+    let (status, refused) = gateway.say(ALICE).await;
+    assert_eq!(
+        (status, &refused["error"]["type"]),
+        (401, &json!("expired_key"))
+    );
+    let (_, known) = gateway.info(MASTER, &format!("?key={ALICE}")).await;
+    assert_eq!(known["info"]["status"], "expired");
+}
+
+#[tokio::test]
+async fn a_key_that_the_real_gateway_would_not_make_is_not_made() {
+    let gateway = Gateway::start().await;
+    for (body, expected) in [
+        (json!({"key": "no-prefix-0123456789"}), 400),
+        (json!({"key": "sk-short"}), 400),
+        (json!({"key": ALICE, "duration": "soon"}), 500),
+        (
+            json!({"key": ALICE, "duration": "99999999999999999999d"}),
+            500,
+        ),
+        (json!({"key": ALICE, "metadata": []}), 422),
+    ] {
+        let (status, answer) = gateway.post(MASTER, "/key/generate", body.clone()).await;
+        assert_eq!(status, expected, "{body}: {answer}");
+    }
+    assert_eq!(gateway.say(ALICE).await.0, 401);
+}
+
+#[test]
+fn a_master_key_without_its_prefix_is_refused() {
+    let settings = Settings {
+        master_key: "master".to_owned(),
+        model: "agent".to_owned(),
+    };
+    assert!(ModelGateway::new(settings).is_err());
+}
