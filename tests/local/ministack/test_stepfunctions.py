@@ -1,0 +1,184 @@
+"""The role of a state machine, its timeout, the names of executions."""
+
+import json
+import time
+
+import botocore.exceptions
+import pytest
+
+from support import allow, arn, eventually
+
+
+def task(resource, **arguments):
+    return {
+        "Only": {
+            "Type": "Task",
+            "Resource": f"arn:aws:states:::{resource}",
+            "Arguments": arguments,
+            "End": True,
+        }
+    }
+
+
+@pytest.fixture(scope="module")
+def integrations(aws):
+    """Per integration: the task, the permission it needs, the error that its lack ends in."""
+    function = aws.function()
+    url, queue = aws.queue()
+    table = aws.name("table")
+    aws.dynamodb.create_table(
+        TableName=table,
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    table_arn = arn("dynamodb", f"table/{table}")
+    topic = aws.sns.create_topic(Name=aws.name("topic"))["TopicArn"]
+    bus = aws.name("bus")
+    aws.events.create_event_bus(Name=bus)
+    child = aws.machine({"Only": {"Type": "Succeed"}})
+    item = {"pk": {"S": "a"}}
+    event = {"EventBusName": bus, "Source": "s", "DetailType": "d", "Detail": {}}
+    parameter = aws.name("parameter")
+    return {
+        "lambda": (
+            task("lambda:invoke", FunctionName=function, Payload={}),
+            allow("lambda:InvokeFunction", resource=function),
+            "Lambda.AWSLambdaException",
+        ),
+        "sqs": (
+            task("sqs:sendMessage", QueueUrl=url, MessageBody={"a": 1}),
+            allow("sqs:SendMessage", resource=queue),
+            "SQS.AmazonSQSException",
+        ),
+        "sns": (
+            task("sns:publish", TopicArn=topic, Message="x"),
+            allow("sns:Publish", resource=topic),
+            "SNS.AuthorizationErrorException",
+        ),
+        "dynamodb": (
+            task("dynamodb:putItem", TableName=table, Item=item),
+            allow("dynamodb:PutItem", resource=table_arn),
+            "DynamoDB.AmazonDynamoDBException",
+        ),
+        "events": (
+            task("events:putEvents", Entries=[event]),
+            allow("events:PutEvents", resource=arn("events", f"event-bus/{bus}")),
+            "EventBridge.AWSEventBridgeException",
+        ),
+        "startExecution": (
+            task("states:startExecution", StateMachineArn=child, Input={}),
+            allow("states:StartExecution", resource=child),
+            "StepFunctions.AWSStepFunctionsException",
+        ),
+        "sdk dynamodb": (
+            task("aws-sdk:dynamodb:putItem", TableName=table, Item=item),
+            allow("dynamodb:PutItem", resource=table_arn),
+            "DynamoDb.AccessDeniedException",
+        ),
+        "sdk ssm": (
+            task("aws-sdk:ssm:putParameter", Name=parameter, Value="x", Type="String"),
+            allow(
+                "ssm:PutParameter",
+                resource=arn("ssm", f"parameter/{parameter}"),
+            ),
+            "Ssm.AccessDeniedException",
+        ),
+    }
+
+
+NAMES = ["lambda", "sqs", "sns", "dynamodb", "events", "startExecution", "sdk dynamodb", "sdk ssm"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_task_runs_under_the_role_of_its_machine(aws, integrations, name):
+    states, permission, error = integrations[name]
+    assert aws.run(aws.machine(states, permission))["status"] == "SUCCEEDED"
+    refused = aws.run(aws.machine(states))
+    assert (refused["status"], refused["error"]) == ("FAILED", error)
+    assert "is not authorized to perform: " + permission["Action"][0] in refused["cause"]
+
+
+def test_a_role_that_step_functions_may_not_assume_runs_no_task(aws, integrations):
+    states, permission, error = integrations["lambda"]
+    role = aws.role("lambda.amazonaws.com", permission)
+    refused = aws.run(aws.machine(states, role=role))
+    assert refused["error"] == error
+    assert "states.amazonaws.com is not authorized to perform: sts:AssumeRole" in refused["cause"]
+
+
+def test_a_machine_past_its_timeout_is_timed_out_and_stays_so(aws):
+    function = aws.function()
+    states = task(
+        "lambda:invoke", FunctionName=function, Payload={"do": "fail", "type": "E", "message": ""}
+    )
+    retry = {"ErrorEquals": ["E"], "IntervalSeconds": 1, "MaxAttempts": 9, "BackoffRate": 1}
+    states["Only"]["Retry"] = [retry]
+    machine = aws.machine(states, allow("lambda:InvokeFunction"), TimeoutSeconds=1)
+    execution = aws.start(machine)
+    ended = aws.ended(execution)
+    assert (ended["status"], ended["error"]) == ("TIMED_OUT", "States.Timeout")
+
+    def history():
+        events = aws.stepfunctions.get_execution_history(executionArn=execution)["events"]
+        return [event["type"] for event in events]
+
+    before = history()
+    time.sleep(1.2)  # As long as the next attempt would have taken to come.
+    assert history() == before
+    assert aws.stepfunctions.describe_execution(executionArn=execution)["status"] == "TIMED_OUT"
+
+
+def test_a_stopped_execution_makes_no_further_attempt(aws):
+    payload = {"do": "fail", "type": "E", "message": ""}
+    states = task("lambda:invoke", FunctionName=aws.function(), Payload=payload)
+    states["Only"]["Retry"] = [{"ErrorEquals": ["E"], "IntervalSeconds": 1, "MaxAttempts": 1}]
+    execution = aws.start(aws.machine(states, allow("lambda:InvokeFunction")))
+
+    def history():
+        events = aws.stepfunctions.get_execution_history(executionArn=execution)["events"]
+        return [event["type"] for event in events]
+
+    eventually(lambda: "TaskFailed" in history(), "the first attempt has failed")
+    aws.stepfunctions.stop_execution(executionArn=execution, error="Mine", cause="enough")
+    time.sleep(1.2)  # As long as the second attempt would have taken to come.
+    ended = aws.stepfunctions.describe_execution(executionArn=execution)
+    assert (ended["status"], ended["error"]) == ("ABORTED", "Mine")
+    assert history().count("TaskScheduled") == 1
+
+
+def test_a_running_name_with_the_same_input_is_the_same_execution(aws):
+    machine = aws.machine({"Only": {"Type": "Wait", "Seconds": 30, "End": True}})
+    first = aws.start(machine, name="event-1", a=1)
+    assert aws.start(machine, name="event-1", a=1) == first
+    with pytest.raises(botocore.exceptions.ClientError, match="ExecutionAlreadyExists"):
+        aws.start(machine, name="event-1", a=2)
+    aws.stepfunctions.stop_execution(executionArn=first)
+    with pytest.raises(botocore.exceptions.ClientError, match="ExecutionAlreadyExists"):
+        aws.start(machine, name="event-1", a=1)
+
+
+def test_a_wait_ends_with_its_execution(aws):
+    machine = aws.machine({"Only": {"Type": "Wait", "Seconds": 30, "End": True}}, TimeoutSeconds=1)
+    ended = aws.run(machine)
+    assert ended["status"] == "TIMED_OUT"
+    assert json.loads(ended["input"]) == {}
+
+
+def test_a_start_can_be_answered_by_another_start(aws):
+    """Each status change is an event on the default bus, put while the execution is started."""
+    answer = aws.machine({"Only": {"Type": "Succeed"}})
+    asked = aws.machine({"Only": {"Type": "Succeed"}})
+    pattern = {"source": ["aws.states"], "detail": {"stateMachineArn": [asked]}}
+    aws.events.put_rule(Name="answer", EventPattern=json.dumps(pattern))
+    role = aws.role("events.amazonaws.com", allow("states:StartExecution", resource=answer))
+    target = {"Id": "it", "Arn": answer, "RoleArn": role}
+    aws.events.put_targets(Rule="answer", Targets=[target])
+    aws.run(asked)
+
+    def statuses():
+        found = aws.stepfunctions.list_executions(stateMachineArn=answer)["executions"]
+        return {execution["status"] for execution in found} == {"SUCCEEDED"} and len(found) == 2
+
+    eventually(statuses, "one answer to RUNNING and one to SUCCEEDED")
+    aws.events.remove_targets(Rule="answer", Ids=["it"])
