@@ -1,0 +1,140 @@
+//! A function dies, at every point where it has just done something or is about to: the workflow
+//! ends as if it had not (I1, I2, I4).
+//!
+//! The functions under test are built with the feature `fault-injection`: where such a point is
+//! armed for a user, the process exits on the spot, as when Lambda kills it.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use carapace_e2e::platform::SandboxRequest;
+use carapace_sandbox::fault;
+use libtest_mimic::{Failed, Trial};
+use serde_json::json;
+
+use crate::world::{SOON, World};
+
+/// The side effects of `sandbox-create` on its way to `Sandbox Ready`.
+fn creating() -> impl Iterator<Item = &'static str> {
+    points().filter(|point| !point.starts_with("release."))
+}
+
+/// The side effects on its way to `Sandbox Failed`, once there is a claim to release.
+fn failing() -> impl Iterator<Item = &'static str> {
+    points().filter(|point| point.starts_with("release.") || point.starts_with("announce."))
+}
+
+fn points() -> impl Iterator<Item = &'static str> {
+    [
+        fault::SANDBOX_CLAIM,
+        fault::SANDBOX_BIND,
+        fault::SANDBOX_ANNOUNCE,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}
+
+/// One scenario per point and side of it.
+pub fn all(world: Option<&World>) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for (points, scenario) in [
+        (
+            CREATING,
+            killed_while_creating as fn(&World, &str) -> Result<()>,
+        ),
+        (FAILING, killed_while_failing),
+    ] {
+        for point in points {
+            for side in ["before", "after"] {
+                let fault = format!("{point}.{side}");
+                let world = world.cloned();
+                let name = format!(
+                    "a_function_killed_{side}_{}_changes_nothing",
+                    point.replace(['.', '-'], "_")
+                );
+                trials.push(Trial::test(name, move || match &world {
+                    Some(world) => {
+                        scenario(world, &fault).map_err(|error| Failed::from(format!("{error:?}")))
+                    }
+                    None => Err(Failed::from("there is no stack to run on")),
+                }));
+            }
+        }
+    }
+    trials
+}
+
+fn killed_while_creating(world: &World, fault: &str) -> Result<()> {
+    let ada = world.person("ada")?;
+    let armed = arm(world, &ada.key, fault)?;
+    let tap = world.tap(&ada.key)?;
+    let request = SandboxRequest::new(&ada.key);
+    world.request_sandbox(&request)?;
+    let execution = world.ended(&request.id, 1, SOON)?.remove(0);
+    ensure!(!armed.exists(), "no function came by {fault}");
+    ensure!(execution.status == "SUCCEEDED", "{execution:#?}");
+    ensure!(world.agent_state(&ada.key)?.as_deref() == Some("Ready"));
+
+    let (sandbox, address) = world.cluster.sandbox_of(&ada.key)?;
+    let token = world.agentd_token(&sandbox, &ada.key)?;
+    let (status, body) = world.agentd(&address, Some(&token), "GET", "/v1/status", None)?;
+    ensure!(
+        status == 200 && body["user_key"] == ada.key.to_string(),
+        "{status} {body:#}"
+    );
+    announced_once(&tap.seen("Sandbox Ready")?, fault == "announce.put.after")?;
+    ensure!(
+        tap.seen("Sandbox Failed")?.is_empty(),
+        "announced as failed, too"
+    );
+    ensure!(
+        world
+            .item(&format!("ONCE#{}", request.id), "OUTCOME")?
+            .is_some(),
+        "no outcome is recorded"
+    );
+    Ok(())
+}
+
+fn killed_while_failing(world: &World, fault: &str) -> Result<()> {
+    let ada = world.person("ada")?;
+    let armed = arm(world, &ada.key, fault)?;
+    let tap = world.tap(&ada.key)?;
+    let request = SandboxRequest::new(&ada.key).from_pool("no-such-pool");
+    world.request_sandbox(&request)?;
+    let execution = world.ended(&request.id, 1, SOON)?.remove(0);
+    ensure!(!armed.exists(), "no function came by {fault}");
+    ensure!(
+        execution.error.as_deref() == Some("PoolNotFound"),
+        "{execution:#?}"
+    );
+    announced_once(&tap.seen("Sandbox Failed")?, fault == "announce.put.after")?;
+    world.assert_released(&ada.key, "PoolNotFound")
+}
+
+/// One event; or, when death fell between putting it and noting that, the same event twice: with
+/// one id, by which consumers drop the second.
+fn announced_once(events: &[serde_json::Value], may_repeat: bool) -> Result<()> {
+    ensure!(!events.is_empty(), "never announced");
+    ensure!(
+        events.len() == 1 || may_repeat,
+        "announced {} times: {events:#?}",
+        events.len()
+    );
+    ensure!(
+        events
+            .iter()
+            .all(|e| e["detail"]["id"] == events[0]["detail"]["id"]),
+        "two ids: {events:#?}"
+    );
+    Ok(())
+}
+
+fn arm(world: &World, user: &carapace_core::UserKey, fault: &str) -> Result<std::path::PathBuf> {
+    let directory = world.faults().join(user.to_string());
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let file = directory.join(fault);
+    fs::write(&file, json!({ "armed_for": user.to_string() }).to_string())?;
+    Ok(file)
+}

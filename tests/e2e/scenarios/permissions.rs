@@ -1,0 +1,144 @@
+//! IAM is enforced: a role without a permission stops the workflow. These scenarios change roles
+//! that all others use, so they run alone.
+
+use anyhow::{Context, Result, ensure};
+use carapace_e2e::platform::SandboxRequest;
+
+use crate::Scenario;
+use crate::world::{SOON, World};
+
+pub const ALONE: &[Scenario] = &[
+    (
+        "without_its_permission_on_the_bus_sandbox_announce_cannot_announce",
+        announce,
+    ),
+    (
+        "without_its_permission_on_the_secret_sandbox_bind_cannot_bind",
+        bind,
+    ),
+];
+
+fn announce(world: &World) -> Result<()> {
+    without_policies(
+        world,
+        world.control_plane("SandboxAnnounceRoleName")?,
+        |world| {
+            let ada = world.person("ada")?;
+            let tap = world.tap(&ada.key)?;
+            let request = SandboxRequest::new(&ada.key);
+            world.request_sandbox(&request)?;
+            let execution = world.ended(&request.id, 1, SOON * 3)?.remove(0);
+            ensure!(
+                execution.status == "FAILED",
+                "IAM is not enforced: {execution:#?}"
+            );
+            ensure!(
+                tap.seen("Sandbox Ready")?.is_empty(),
+                "announced without permission"
+            );
+            Ok(())
+        },
+    )
+}
+
+fn bind(world: &World) -> Result<()> {
+    without_policies(
+        world,
+        world.control_plane("SandboxBindRoleName")?,
+        |world| {
+            let ada = world.person("ada")?;
+            let tap = world.tap(&ada.key)?;
+            let request = SandboxRequest::new(&ada.key);
+            world.request_sandbox(&request)?;
+            let execution = world.ended(&request.id, 1, SOON * 3)?.remove(0);
+            ensure!(
+                execution.status == "FAILED",
+                "IAM is not enforced: {execution:#?}"
+            );
+            ensure!(
+                tap.seen("Sandbox Ready")?.is_empty(),
+                "announced without a binding"
+            );
+            tap.expect("Sandbox Failed", SOON)?;
+            Ok(())
+        },
+    )
+}
+
+/// Takes a role's inline policies away, runs `then`, and gives them back whatever came of it.
+fn without_policies(
+    world: &World,
+    role: &str,
+    then: impl FnOnce(&World) -> Result<()>,
+) -> Result<()> {
+    let iam = |form: &[(&str, &str)]| {
+        let form = [&[("Version", "2010-05-08")], form].concat();
+        world.aws.query("iam", &form)
+    };
+    let names = iam(&[("Action", "ListRolePolicies"), ("RoleName", role)])?;
+    let mut taken = Vec::new();
+    for name in names
+        .split("<member>")
+        .skip(1)
+        .filter_map(|rest| rest.split("</member>").next())
+    {
+        let answer = iam(&[
+            ("Action", "GetRolePolicy"),
+            ("RoleName", role),
+            ("PolicyName", name),
+        ])?;
+        let document = answer
+            .split_once("<PolicyDocument>")
+            .and_then(|(_, rest)| rest.split_once("</PolicyDocument>"))
+            .map(|(document, _)| percent_decoded(document))
+            .with_context(|| format!("no policy document in {answer}"))?;
+        taken.push((name.to_owned(), document));
+    }
+    ensure!(
+        !taken.is_empty(),
+        "role {role} has no inline policy to take away"
+    );
+    for (name, _) in &taken {
+        iam(&[
+            ("Action", "DeleteRolePolicy"),
+            ("RoleName", role),
+            ("PolicyName", name),
+        ])?;
+    }
+    let result = then(world);
+    for (name, document) in &taken {
+        iam(&[
+            ("Action", "PutRolePolicy"),
+            ("RoleName", role),
+            ("PolicyName", name),
+            ("PolicyDocument", document),
+        ])
+        .with_context(|| format!("giving {role} its policy {name} back"))?;
+    }
+    result
+}
+
+/// IAM shows a policy document percent-encoded.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let pair = (*first == b'%').then(|| tail.get(..2)).flatten();
+        let decoded = pair
+            .and_then(|p| std::str::from_utf8(p).ok())
+            .and_then(|p| u8::from_str_radix(p, 16).ok());
+        match decoded {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes)
+        .replace("&quot;", "\"")
+        .replace("&amp;", "&")
+}

@@ -1,0 +1,232 @@
+//! What scenarios share: the platform, and pools made to measure.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use carapace_core::UserKey;
+use carapace_e2e::cluster::AGENTS;
+use carapace_e2e::identity::User;
+use carapace_e2e::platform::SandboxRequest;
+use carapace_e2e::{Platform, eventually};
+use serde_json::{Value, json};
+
+/// Long enough for a sandbox on a busy machine; what takes longer is wrong.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// The platform that all scenarios run on.
+#[derive(Clone, Debug)]
+pub struct World {
+    platform: Arc<Platform>,
+    faults: PathBuf,
+}
+
+impl Deref for World {
+    type Target = Platform;
+
+    fn deref(&self) -> &Platform {
+        &self.platform
+    }
+}
+
+impl World {
+    /// Opens the platform on the stack that `CARAPACE_STATE` names.
+    pub fn open() -> Result<Self> {
+        let state_dir = std::env::var_os("CARAPACE_STATE")
+            .context("CARAPACE_STATE is not set: run `cargo xtask test --only scenarios`")?;
+        let faults = std::env::var_os("CARAPACE_FAULT_DIR")
+            .context("CARAPACE_FAULT_DIR is not set: run `cargo xtask test --only scenarios`")?;
+        Ok(Self {
+            platform: Arc::new(Platform::open(Path::new(&state_dir))?),
+            faults: faults.into(),
+        })
+    }
+
+    /// Where functions look for the faults to die of.
+    pub fn faults(&self) -> &Path {
+        &self.faults
+    }
+
+    /// A new person who may have an agent. Their claim goes when the person is dropped.
+    pub fn person(&self, name: &str) -> Result<Person<'_>> {
+        Ok(Person {
+            world: self,
+            user: self.platform.new_user(name)?,
+        })
+    }
+
+    /// A pool like the default one, but for its name, its size, and what `change` does to the
+    /// pod's spec.
+    pub fn pool(
+        &self,
+        name: &str,
+        replicas: u32,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Pool<'_>> {
+        let mut template = self
+            .cluster
+            .get("sandboxtemplate", AGENTS, "agents")?
+            .ok_or_else(|| anyhow!("the chart's SandboxTemplate `agents` is missing"))?;
+        template["metadata"] = json!({ "name": name, "namespace": AGENTS });
+        if let Some(object) = template.as_object_mut() {
+            object.remove("status");
+        }
+        change(&mut template["spec"]["podTemplate"]["spec"]);
+        let pool = json!({
+            "apiVersion": "extensions.agents.x-k8s.io/v1beta1",
+            "kind": "SandboxWarmPool",
+            "metadata": { "name": name, "namespace": AGENTS },
+            "spec": { "replicas": replicas, "sandboxTemplateRef": { "name": name } },
+        });
+        let pool_guard = Pool {
+            world: self,
+            name: name.to_owned(),
+        };
+        self.cluster.apply(
+            &json!({ "apiVersion": "v1", "kind": "List", "items": [template, pool] }).to_string(),
+        )?;
+        eventually(
+            &format!("{replicas} warm sandboxes in pool {name}"),
+            SOON,
+            || self.cluster.get("sandboxwarmpool", AGENTS, name),
+            |pool| {
+                let ready = pool
+                    .as_ref()
+                    .and_then(|p| p["status"]["readyReplicas"].as_u64());
+                ready.unwrap_or(0) == u64::from(replicas)
+            },
+        )?;
+        Ok(pool_guard)
+    }
+
+    /// Asserts that the user's request ended as a failure that was released and announced: no
+    /// claim is left, the record says so, and the reason is on the bus.
+    pub fn assert_released(&self, user: &UserKey, reason: &str) -> Result<()> {
+        let claim = eventually(
+            "the claim is gone",
+            SOON,
+            || self.cluster.claim(user),
+            |claim| {
+                claim
+                    .as_ref()
+                    .is_none_or(|c| !c["metadata"]["deletionTimestamp"].is_null())
+            },
+        )?;
+        ensure!(claim.is_none_or(|c| !c["metadata"]["deletionTimestamp"].is_null()));
+        let record = self.item(&format!("USER#{user}"), "AGENT")?;
+        let record = record.ok_or_else(|| anyhow!("user {user} has no agent record"))?;
+        ensure!(
+            record["state"]["S"] == "Failed",
+            "the record says {record:#}"
+        );
+        ensure!(
+            record["reason"]["S"] == reason,
+            "the record says {record:#}"
+        );
+        Ok(())
+    }
+}
+
+/// A person in a scenario.
+#[derive(Debug)]
+pub struct Person<'a> {
+    world: &'a World,
+    user: User,
+}
+
+impl Deref for Person<'_> {
+    type Target = User;
+
+    fn deref(&self) -> &User {
+        &self.user
+    }
+}
+
+impl Person<'_> {
+    /// Asks for their agent and waits for `Sandbox Ready`; returns the event.
+    pub fn gets_an_agent(&self, request: &SandboxRequest) -> Result<Value> {
+        let tap = self.world.tap(&self.user.key)?;
+        self.world.request_sandbox(request)?;
+        tap.expect("Sandbox Ready", SOON)
+    }
+}
+
+impl Drop for Person<'_> {
+    /// A sandbox that nobody needs any more would only take memory from the next scenario.
+    fn drop(&mut self) {
+        let claim = format!("agent-{}", self.user.key);
+        let _ = self.world.cluster.kubectl(&[
+            "-n",
+            AGENTS,
+            "delete",
+            "sandboxclaim",
+            &claim,
+            "--ignore-not-found",
+            "--wait=false",
+        ]);
+    }
+}
+
+/// A pool of one scenario; it goes when dropped.
+#[derive(Debug)]
+pub struct Pool<'a> {
+    world: &'a World,
+    name: String,
+}
+
+impl Pool<'_> {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The warm sandboxes in it: name and pod address.
+    pub fn warm(&self) -> Result<Vec<(String, String)>> {
+        let sandboxes = self.world.cluster.list("sandboxes", AGENTS)?;
+        Ok(sandboxes
+            .iter()
+            .filter(|s| {
+                s["metadata"]["ownerReferences"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .any(|owner| {
+                        owner["kind"] == "SandboxWarmPool" && owner["name"] == self.name.as_str()
+                    })
+            })
+            .filter_map(|s| {
+                let name = s["metadata"]["name"].as_str()?;
+                let address = s["status"]["podIPs"][0].as_str()?;
+                Some((name.to_owned(), address.to_owned()))
+            })
+            .collect())
+    }
+}
+
+impl Drop for Pool<'_> {
+    fn drop(&mut self) {
+        for kind in ["sandboxwarmpool", "sandboxtemplate"] {
+            let _ = self.world.cluster.kubectl(&[
+                "-n",
+                AGENTS,
+                "delete",
+                kind,
+                &self.name,
+                "--ignore-not-found",
+                "--wait=false",
+            ]);
+        }
+    }
+}
+
+/// The container of this name in a pod's spec.
+pub fn container<'a>(pod: &'a mut Value, name: &str) -> Result<&'a mut Value> {
+    pod["containers"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+        .find(|c| c["name"] == name)
+        .ok_or_else(|| anyhow!("the template has no container {name}"))
+}

@@ -1,0 +1,221 @@
+//! Deploying the platform to a stack, the way an operator deploys it to AWS: `cdk bootstrap`,
+//! `cdk deploy --all`, then the charts with Helm.
+//!
+//! On AWS the two values that connect the halves (the public key that agentd trusts, the model
+//! gateway's master key) are carried over by the cluster's bootstrap. Here this module does that.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use carapace_local::{Stack, StackInfo};
+use data_encoding::{BASE64, BASE64URL_NOPAD};
+use serde_json::{Value, json};
+
+use crate::aws;
+use crate::cluster::AGENTS;
+use crate::eventually;
+use crate::platform::{OUTPUTS_FILE, Platform};
+
+/// What a deployment is made from.
+#[derive(Clone, Debug)]
+pub struct Sources<'a> {
+    /// The top of the repository.
+    pub root: &'a Path,
+    /// One directory per Lambda, each with its `bootstrap`.
+    pub lambdas: &'a Path,
+    /// Where Lambdas look for the faults that a scenario asks for; `None` in the demo.
+    pub faults: Option<&'a Path>,
+}
+
+/// `cdk bootstrap`: the account gets its asset bucket and deployment roles.
+pub fn bootstrap(stack: &Stack, sources: &Sources<'_>) -> Result<()> {
+    let info = stack.info();
+    let environment = format!("aws://{}/{}", info.account, info.region);
+    cdk(
+        stack,
+        sources,
+        "cdk-bootstrap",
+        &["bootstrap", &environment],
+    )
+}
+
+/// `cdk deploy --all`: network, cluster, control plane, identity.
+pub fn deploy(stack: &Stack, sources: &Sources<'_>) -> Result<()> {
+    let outputs = stack.info().state_dir.join(OUTPUTS_FILE);
+    let outputs = outputs
+        .to_str()
+        .ok_or_else(|| anyhow!("{} is not UTF-8", outputs.display()))?;
+    cdk(
+        stack,
+        sources,
+        "cdk-deploy",
+        &[
+            "deploy",
+            "--all",
+            "--require-approval",
+            "never",
+            "--concurrency",
+            "4",
+            "--outputs-file",
+            outputs,
+        ],
+    )
+}
+
+/// The charts, installed by Helm from the files that Argo CD reads on AWS.
+pub fn install_charts(platform: &Platform, sources: &Sources<'_>) -> Result<()> {
+    let jwks = jwks(platform)?;
+    let jwks_file = platform.info.state_dir.join("jwks.json");
+    std::fs::write(&jwks_file, jwks.to_string())?;
+    let secret = platform.aws.call(
+        aws::SECRETS,
+        "GetSecretValue",
+        &json!({ "SecretId": platform.control_plane("ModelGatewaySecretArn")? }),
+    )?;
+    let secret: Value = serde_json::from_str(&aws::string(&secret, "/SecretString")?)?;
+    platform.cluster.apply(
+        &json!({
+            "apiVersion": "v1", "kind": "List", "items": [
+                { "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "model-gateway" } },
+                {
+                    "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+                    "metadata": { "name": "litellm-master-key", "namespace": "model-gateway" },
+                    "stringData": { "master-key": format!("sk-{}", aws::string(&secret, "/master_key")?) },
+                },
+            ],
+        })
+        .to_string(),
+    )?;
+    let values = sources.root.join("tests/local/values");
+    helm(
+        platform,
+        "model-gateway",
+        &sources.root.join("tests/stand-ins/chart"),
+        &values.join("model-gateway.yaml"),
+        &[],
+    )?;
+    let set = format!("controlPlane.jwks={}", jwks_file.display());
+    helm(
+        platform,
+        "agents",
+        &sources.root.join("cluster/charts/agents"),
+        &values.join("agents.yaml"),
+        &["--set-file", &set],
+    )
+}
+
+/// Waits until the default pool holds as many warm sandboxes as it should.
+pub fn await_warm_pool(platform: &Platform) -> Result<()> {
+    eventually(
+        "the warm pool is filled",
+        Duration::from_secs(120),
+        || platform.cluster.get("sandboxwarmpool", AGENTS, "agents"),
+        |pool| {
+            pool.as_ref().is_some_and(|pool| {
+                pool["status"]["readyReplicas"].is_u64()
+                    && pool["status"]["readyReplicas"] == pool["spec"]["replicas"]
+            })
+        },
+    )?;
+    Ok(())
+}
+
+/// The public half of the key in KMS that signs the control plane's calls to agentd.
+fn jwks(platform: &Platform) -> Result<Value> {
+    let key = platform.control_plane("AgentdSigningKeyArn")?;
+    let answer = platform
+        .aws
+        .call(aws::KMS, "GetPublicKey", &json!({ "KeyId": key }))?;
+    let spki = BASE64.decode(aws::string(&answer, "/PublicKey")?.as_bytes())?;
+    // A P-256 key's SubjectPublicKeyInfo ends with the uncompressed point: 0x04, x, y.
+    let point = spki
+        .len()
+        .checked_sub(65)
+        .map(|at| &spki[at..])
+        .filter(|p| p[0] == 4);
+    let point = point.ok_or_else(|| anyhow!("KMS key {key} is not a P-256 key"))?;
+    Ok(json!({ "keys": [{
+        "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256",
+        "kid": key.rsplit('/').next(),
+        "x": BASE64URL_NOPAD.encode(&point[1..33]),
+        "y": BASE64URL_NOPAD.encode(&point[33..]),
+    }] }))
+}
+
+fn helm(
+    platform: &Platform,
+    release: &str,
+    chart: &Path,
+    values: &Path,
+    extra: &[&str],
+) -> Result<()> {
+    let mut command = platform.cluster.stack().command("helm");
+    command
+        .args(["upgrade", "--install", release])
+        .arg(chart)
+        .arg("--values")
+        .arg(values)
+        .args(["--namespace", release, "--create-namespace"])
+        .args(extra)
+        .env(
+            "HELM_CACHE_HOME",
+            platform.info.state_dir.join("helm/cache"),
+        )
+        .env(
+            "HELM_CONFIG_HOME",
+            platform.info.state_dir.join("helm/config"),
+        )
+        .env("HELM_DATA_HOME", platform.info.state_dir.join("helm/data"));
+    run_logged(command, &platform.info, &format!("helm-{release}"))
+}
+
+/// The CDK app and CLI exactly as for AWS; only the endpoint is another, and the stage.
+fn cdk(stack: &Stack, sources: &Sources<'_>, log: &str, args: &[&str]) -> Result<()> {
+    let directory = sources.root.join("cdk");
+    let info = stack.info();
+    let mut command = stack.command(directory.join("node_modules/.bin/cdk"));
+    command
+        .args(args)
+        .args(["--output"])
+        .arg(info.state_dir.join("cdk.out"))
+        .args(["-c", "stage=local", "-c"])
+        .arg(format!("lambdaDir={}", sources.lambdas.display()))
+        .args(["--progress", "events", "--no-color"])
+        .current_dir(&directory)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("CDK_DISABLE_CLI_TELEMETRY", "true")
+        .env("CDK_DISABLE_VERSION_CHECK", "1")
+        .env_remove("AWS_CA_BUNDLE");
+    if let Some(faults) = sources.faults {
+        command
+            .arg("-c")
+            .arg(format!("faultDir={}", faults.display()));
+    }
+    run_logged(command, info, log)
+}
+
+/// Runs a command with its output in a log of its own; a failure shows the end of it.
+fn run_logged(mut command: Command, info: &StackInfo, name: &str) -> Result<()> {
+    let path = info.logs_dir.join(format!("{name}.log"));
+    let log = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .status()
+        .with_context(|| format!("starting {program}"))?;
+    if !status.success() {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let tail = lines[lines.len().saturating_sub(25)..].join("\n  ");
+        bail!(
+            "{name} failed ({status}); the end of {}:\n  {tail}",
+            path.display()
+        );
+    }
+    Ok(())
+}

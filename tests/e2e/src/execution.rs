@@ -1,0 +1,96 @@
+//! Executions of the state machines.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use carapace_asl::HistoryEvent;
+use serde_json::{Value, json};
+
+use crate::aws;
+use crate::{Platform, eventually};
+
+/// One execution of a state machine.
+#[derive(Clone, Debug)]
+pub struct Execution {
+    /// Its ARN.
+    pub arn: String,
+    /// `RUNNING`, `SUCCEEDED`, `FAILED`, `TIMED_OUT` or `ABORTED`.
+    pub status: String,
+    /// The name of the error it ended with.
+    pub error: Option<String>,
+    /// The words beside that error.
+    pub cause: Option<String>,
+    /// What it was started with.
+    pub input: Value,
+    /// What it ended with.
+    pub output: Value,
+}
+
+impl Execution {
+    /// True once it no longer runs.
+    pub fn has_ended(&self) -> bool {
+        self.status != "RUNNING"
+    }
+}
+
+impl Platform {
+    /// The executions of `sandbox-create` that the event with this id started, oldest first.
+    pub fn executions(&self, event_id: &str) -> Result<Vec<Execution>> {
+        let machine = self.control_plane("SandboxCreateArn")?;
+        let list = self.aws.call(
+            aws::STATES,
+            "ListExecutions",
+            &json!({ "stateMachineArn": machine, "maxResults": 1000 }),
+        )?;
+        let mut found = Vec::new();
+        for item in list["executions"].as_array().into_iter().flatten().rev() {
+            let execution = self.execution(&aws::string(item, "/executionArn")?)?;
+            if execution.input["detail"]["id"] == event_id {
+                found.push(execution);
+            }
+        }
+        Ok(found)
+    }
+
+    /// One execution as it stands.
+    pub fn execution(&self, arn: &str) -> Result<Execution> {
+        let answer = self.aws.call(
+            aws::STATES,
+            "DescribeExecution",
+            &json!({ "executionArn": arn }),
+        )?;
+        Ok(Execution {
+            arn: arn.to_owned(),
+            status: aws::string(&answer, "/status")?,
+            error: answer["error"].as_str().map(str::to_owned),
+            cause: answer["cause"].as_str().map(str::to_owned),
+            input: embedded(&answer["input"])?,
+            output: embedded(&answer["output"])?,
+        })
+    }
+
+    /// Waits until exactly `count` executions of this event exist and all of them have ended.
+    pub fn ended(&self, event_id: &str, count: usize, within: Duration) -> Result<Vec<Execution>> {
+        eventually(
+            &format!("{count} ended execution(s) for event {event_id}"),
+            within,
+            || self.executions(event_id),
+            |all| all.len() == count && all.iter().all(Execution::has_ended),
+        )
+    }
+
+    /// What happened in an execution, step by step.
+    pub fn history(&self, arn: &str) -> Result<Vec<HistoryEvent>> {
+        let input = json!({ "executionArn": arn, "maxResults": 1000 });
+        let mut answer = self.aws.call(aws::STATES, "GetExecutionHistory", &input)?;
+        serde_json::from_value(answer["events"].take()).context("reading an execution's history")
+    }
+}
+
+/// Step Functions carries inputs and outputs as JSON in a string; an absent one is null.
+fn embedded(value: &Value) -> Result<Value> {
+    match value.as_str() {
+        None | Some("") => Ok(Value::Null),
+        Some(text) => serde_json::from_str(text).with_context(|| format!("not JSON: {text}")),
+    }
+}
