@@ -1,0 +1,137 @@
+//! `cargo xtask demo`: the main job on real parts, one thing after the other.
+
+mod creation;
+mod isolation;
+mod sign_up;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use carapace_e2e::Platform;
+use carapace_e2e::identity::User;
+use carapace_local::{NodeKind, Stack};
+
+use crate::cli;
+use crate::lambdas::For;
+use crate::setup::{self, Deployment};
+use crate::ui::{Ui, human};
+
+/// Long enough for any step on a busy machine.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Runs the demo.
+pub(crate) fn run(ui: Ui, options: &cli::Demo) -> Result<()> {
+    let began = Instant::now();
+    let state_dir = setup::state_dir(options.stack.state_dir.state_dir.as_deref(), "demo")?;
+    let node = options.stack.node;
+    let Deployment { stack, took } =
+        setup::deployed(ui, node, &state_dir, For::Demo, options.keep)?;
+
+    // What talks to pods must do so from inside the stack's network.
+    let status = stack
+        .enter(std::env::current_exe()?)
+        .arg("demo-inside")
+        .arg("--state-dir")
+        .arg(&state_dir)
+        .args(if ui.color() { &["--color"][..] } else { &[] })
+        .status()
+        .context("starting the demo inside the stack's network")?;
+    if !status.success() {
+        bail!(
+            "the demo failed; the logs of every part are in {}",
+            stack.info().logs_dir.display()
+        );
+    }
+    ui.heading("Summary");
+    for (name, took) in &took {
+        ui.row(name, human(*took));
+    }
+    ui.row("All of it", human(began.elapsed()));
+    ui.row("Logs", stack.info().logs_dir.display());
+    if options.keep {
+        keep(ui, &stack, &state_dir)
+    } else {
+        let step = ui.step("stopping the stack", None);
+        stack.down()?;
+        step.done("everything that was started is stopped");
+        Ok(())
+    }
+}
+
+/// The part of the demo that runs inside the stack's network.
+pub(crate) fn inside(ui: Ui, state_dir: &Path) -> Result<()> {
+    let platform = Platform::open(state_dir)?;
+    let mut took = Vec::new();
+
+    let began = Instant::now();
+    ui.heading("Signing up");
+    let ada = sign_up::run(ui, &platform)?;
+    took.push(("Sign-up and sign-in", began.elapsed()));
+
+    let began = Instant::now();
+    ui.heading("An event becomes an agent in a sandbox of its own");
+    let graph = creation::run(ui, &platform, &ada)?;
+    took.push(("Event-triggered creation", began.elapsed()));
+
+    if platform.info.node == NodeKind::Gvisor {
+        let began = Instant::now();
+        ui.heading("What the agent cannot do");
+        isolation::run(ui, &platform, &ada)?;
+        took.push(("Proof of isolation", began.elapsed()));
+    } else {
+        ui.note("a simulated node runs nothing: there is no binding and no isolation to show");
+    }
+
+    ui.heading("The execution of sandbox-create");
+    for line in graph.lines() {
+        println!("  {line}");
+    }
+    ui.heading("How long it took");
+    for (name, took) in took {
+        ui.row(name, human(took));
+    }
+    Ok(())
+}
+
+fn keep(ui: Ui, stack: &Stack, state_dir: &Path) -> Result<()> {
+    let info = stack.info();
+    let platform = Platform::open(state_dir)?;
+    ui.heading("It is still running");
+    ui.row(
+        "AWS",
+        format!(
+            "export AWS_ENDPOINT_URL={} AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={} AWS_REGION={}",
+            info.aws_endpoint.as_deref().unwrap_or_default(),
+            info.access_key_id,
+            info.secret_access_key,
+            info.region,
+        ),
+    );
+    ui.row(
+        "Kubernetes",
+        format!("export KUBECONFIG={}", info.kubeconfig.display()),
+    );
+    ui.row("kubectl", info.bin_dir.join("kubectl").display());
+    ui.row("State machine", platform.control_plane("SandboxCreateArn")?);
+    ui.row(
+        "Parts",
+        format!(
+            "cargo xtask stack status --state-dir {}",
+            state_dir.display()
+        ),
+    );
+    ui.row(
+        "Stop it",
+        format!("cargo xtask stack down --state-dir {}", state_dir.display()),
+    );
+    Ok(())
+}
+
+/// The pod address and name of a user's sandbox.
+fn sandbox(platform: &Platform, user: &User) -> Result<(String, String)> {
+    platform
+        .cluster
+        .sandbox_of(&user.key)
+        .with_context(|| anyhow!("looking for the sandbox of {}", user.email))
+}

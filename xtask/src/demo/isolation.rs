@@ -1,0 +1,171 @@
+//! What an agent cannot do from inside its sandbox, before and after it has a user.
+
+use anyhow::{Result, anyhow, ensure};
+use carapace_e2e::Platform;
+use carapace_e2e::cluster::{AGENTS, Dial};
+use carapace_e2e::identity::User;
+use carapace_e2e::platform::SandboxRequest;
+use serde_json::Value;
+
+use super::{SOON, sandbox};
+use crate::ui::Ui;
+
+/// Shows it on Ada's sandbox, on a second person's, and on a warm one that is nobody's yet.
+pub(super) fn run(ui: Ui, platform: &Platform, ada: &User) -> Result<()> {
+    let eve = platform.new_user("eve")?;
+    let tap = platform.tap(&eve.key)?;
+    platform.request_sandbox(&SandboxRequest::new(&eve.key))?;
+    tap.expect("Sandbox Ready", SOON)?;
+    let (adas, address) = sandbox(platform, ada)?;
+    let (eves, others) = sandbox(platform, &eve)?;
+    ui.holds(&format!(
+        "a second person, {}, has the sandbox {eves}",
+        eve.key
+    ));
+
+    let report = platform
+        .cluster
+        .exec(&adas, &["/scripted-agent", "inspect"])?;
+    let report: Value = serde_json::from_str(&report)?;
+    let inside = report["kernel"].as_str().unwrap_or_default().trim();
+    let host = std::fs::read_to_string("/proc/version")?;
+    ensure!(
+        !inside.is_empty() && inside != host.trim(),
+        "the sandbox runs the host's kernel: {inside}"
+    );
+    ui.holds("the kernel in the sandbox is not the host's");
+    ui.row("  host", first_words(&host));
+    ui.row(
+        "  sandbox",
+        format!(
+            "{} (gVisor, in Kata's place: a kernel of its own, no hardware VM)",
+            first_words(inside)
+        ),
+    );
+
+    let reply = platform
+        .cluster
+        .exec(&adas, &["/scripted-agent", "complete", "hello from inside"])?;
+    ui.holds(&format!(
+        "the model answers the agent through its agentd: {:?}",
+        reply.trim()
+    ));
+    let key = platform.model_key(&ada.key)?;
+    let found = platform
+        .cluster
+        .exec(&adas, &["/scripted-agent", "inspect", "--find", &key])?;
+    let found: Value = serde_json::from_str(&found)?;
+    ensure!(
+        found["found"].as_array().is_some_and(Vec::is_empty),
+        "the agent can read the key: {found:#}"
+    );
+    ui.holds("the model key is nowhere in the agent's container: no file, no variable, no process");
+    ensure!(
+        report["service_account_token"] == false,
+        "the agent has a Kubernetes credential"
+    );
+    ui.holds("the agent has no Kubernetes credential");
+
+    let token = platform.agentd_token(&eves, &eve.key)?;
+    let (status, body) = platform.agentd(&address, Some(&token), "GET", "/v1/status", None)?;
+    ensure!(status == 401, "{status} {body:#}");
+    let forged = platform.agentd_token(&adas, &eve.key)?;
+    let (wrong_user, body) = platform.agentd(&address, Some(&forged), "GET", "/v1/status", None)?;
+    ensure!(wrong_user == 403, "{wrong_user} {body:#}");
+    ui.holds(
+        "Eve's tokens are refused by Ada's sandbox: 401 for another sandbox, 403 for another user",
+    );
+
+    let warm = warm_sandbox(platform)?;
+    for (when, pod) in [
+        ("before the claim, in a warm sandbox", &warm),
+        ("after the claim, in Ada's", &adas),
+    ] {
+        reach(ui, platform, when, pod, &others)?;
+    }
+    Ok(())
+}
+
+fn reach(ui: Ui, platform: &Platform, when: &str, pod: &str, others: &str) -> Result<()> {
+    let node = &platform.info.node_ip;
+    let api = platform
+        .info
+        .kube_api
+        .rsplit(':')
+        .next()
+        .unwrap_or_default();
+    let gateway = platform
+        .info
+        .model_gateway_url
+        .trim_start_matches("http://");
+    let (api, kubelet, others) = (
+        format!("{node}:{api}"),
+        format!("{node}:10250"),
+        format!("{others}:18790"),
+    );
+    let targets = [
+        ("the model gateway", gateway, true),
+        ("the API server", api.as_str(), false),
+        ("the node", kubelet.as_str(), false),
+        ("instance metadata", "169.254.169.254:80", false),
+        ("another user's sandbox", others.as_str(), false),
+    ];
+    let asked: Vec<&str> = targets.iter().map(|(_, target, _)| *target).collect();
+    let dials = platform.cluster.dial(pod, &asked)?;
+    let mut words = Vec::new();
+    for ((name, target, open), dial) in targets.iter().zip(&dials) {
+        ensure!(
+            dial.is_open() == *open,
+            "{when}: {name} ({target}) is {}",
+            dial.outcome
+        );
+        words.push(format!("{name} {}", outcome(dial)));
+    }
+    ui.holds(&format!("{when}: {}", words.join(", ")));
+    Ok(())
+}
+
+fn outcome(dial: &Dial) -> &str {
+    if dial.is_open() {
+        "answers"
+    } else {
+        "out of reach"
+    }
+}
+
+/// A sandbox of the default pool that has no claim yet.
+fn warm_sandbox(platform: &Platform) -> Result<String> {
+    let find = || {
+        let sandboxes = platform.cluster.list("sandboxes", AGENTS)?;
+        Ok(sandboxes
+            .iter()
+            .find(|s| is_warm(s))
+            .and_then(|s| s["metadata"]["name"].as_str())
+            .map(str::to_owned))
+    };
+    carapace_e2e::eventually("a warm sandbox in the pool", SOON, find, Option::is_some)?
+        .ok_or_else(|| anyhow!("the pool has no warm sandbox"))
+}
+
+fn is_warm(sandbox: &Value) -> bool {
+    let pooled = sandbox["metadata"]["ownerReferences"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|o| o["kind"] == "SandboxWarmPool");
+    let ready = sandbox["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|c| c["type"] == "Ready" && c["status"] == "True");
+    pooled && ready
+}
+
+/// `Linux version 6.18.44 …` as far as a line has room.
+fn first_words(version: &str) -> String {
+    version
+        .split_whitespace()
+        .take(3)
+        .collect::<Vec<_>>()
+        .join(" ")
+}

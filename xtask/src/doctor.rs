@@ -1,0 +1,147 @@
+//! `cargo xtask doctor`: what this machine has and lacks.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use carapace_local::{Cache, NodeKind, packages};
+
+use crate::ui::Ui;
+
+/// A program that must be there, the least version of it, and how to get it.
+struct Tool {
+    name: &'static str,
+    version_argument: &'static str,
+    least: (u32, u32),
+    how: &'static str,
+}
+
+const TOOLS: [Tool; 6] = [
+    Tool {
+        name: "cargo",
+        version_argument: "--version",
+        least: (1, 95),
+        how: "https://rustup.rs; rust-toolchain.toml names the version",
+    },
+    Tool {
+        name: "go",
+        version_argument: "version",
+        least: (1, 26),
+        how: "https://go.dev/dl",
+    },
+    Tool {
+        name: "node",
+        version_argument: "--version",
+        least: (20, 0),
+        how: "https://nodejs.org",
+    },
+    Tool {
+        name: "npm",
+        version_argument: "--version",
+        least: (10, 0),
+        how: "it comes with Node.js",
+    },
+    Tool {
+        name: "python3",
+        version_argument: "--version",
+        least: (3, 11),
+        how: "apt-get install python3 python3-venv",
+    },
+    Tool {
+        name: "cc",
+        version_argument: "--version",
+        least: (0, 0),
+        how: "apt-get install gcc libc6-dev",
+    },
+];
+
+/// Looks at everything; fails if something is missing that cannot be installed on the way.
+pub(crate) fn run(ui: Ui) -> Result<()> {
+    let mut missing = 0;
+    ui.heading("Toolchains");
+    for tool in &TOOLS {
+        match found(tool) {
+            Ok(version) => ui.holds(&format!("{} {version}", tool.name)),
+            Err(problem) => {
+                missing += 1;
+                ui.fails(&format!("{}: {problem}; get it: {}", tool.name, tool.how));
+            }
+        }
+    }
+
+    ui.heading("The real node (gVisor)");
+    let root = is_root();
+    if root {
+        ui.holds("root: namespaces, cgroups and containerd can be used");
+    } else {
+        ui.fails("not root: only the simulated node can be used (`--node kwok`)");
+    }
+    let packages = packages::missing(NodeKind::Gvisor);
+    for package in &packages {
+        ui.note(&format!(
+            "missing: {package}{}",
+            if root {
+                "; it is installed when a stack needs it"
+            } else {
+                ""
+            }
+        ));
+    }
+    if packages.is_empty() {
+        ui.holds("every Debian package it needs is installed");
+    }
+
+    ui.heading("Caches");
+    ui.row("Built parts", Cache::of_user().root().display());
+    if missing > 0 {
+        bail!("{missing} toolchain(s) are missing or too old");
+    }
+    Ok(())
+}
+
+fn found(tool: &Tool) -> Result<String, String> {
+    let output = Command::new(tool.name)
+        .arg(tool.version_argument)
+        .output()
+        .map_err(|_| "not found".to_owned())?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = version(&text).ok_or_else(|| format!("no version in {text:?}"))?;
+    if version < tool.least {
+        return Err(format!(
+            "{}.{} is older than {}.{}",
+            version.0, version.1, tool.least.0, tool.least.1
+        ));
+    }
+    Ok(format!("{}.{}", version.0, version.1))
+}
+
+/// The first `major.minor` in a text.
+fn version(text: &str) -> Option<(u32, u32)> {
+    text.split(|c: char| !c.is_ascii_digit() && c != '.')
+        .filter_map(|word| {
+            let (major, rest) = word.split_once('.')?;
+            Some((major.parse().ok()?, rest.split('.').next()?.parse().ok()?))
+        })
+        .next()
+}
+
+fn is_root() -> bool {
+    // The owner of our own entry in /proc is the effective user.
+    std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_in_what_tools_print() {
+        assert_eq!(
+            version("cargo 1.95.0 (f2d3ce0bd 2026-03-21)"),
+            Some((1, 95))
+        );
+        assert_eq!(version("go version go1.26.8 linux/amd64"), Some((1, 26)));
+        assert_eq!(version("v20.20.2"), Some((20, 20)));
+        assert_eq!(version("gcc (Debian 12.2.0-14) 12.2.0"), Some((12, 2)));
+        assert_eq!(version("none"), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! The Lambda functions as zip-able directories: `<out>/<name>/bootstrap`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{cargo, quietly, root};
+
+/// The newest glibc that Lambda's `provided.al2023` has.
+const GLIBC: (u32, u32) = (2, 34);
+
+/// Every function: the package it is built from and its name.
+pub(crate) const FUNCTIONS: [(&str, &str); 4] = [
+    ("carapace-signup", "pre-sign-up"),
+    ("carapace-sandbox", "sandbox-claim"),
+    ("carapace-sandbox", "sandbox-bind"),
+    ("carapace-sandbox", "sandbox-announce"),
+];
+
+/// What the functions are built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum For {
+    /// AWS: the `lambda` profile.
+    Deployment,
+    /// The demo: the same code, built fast.
+    Demo,
+    /// The scenarios: as for the demo, and able to die where a scenario asks for it.
+    Scenarios,
+}
+
+impl For {
+    fn profile(self) -> &'static str {
+        match self {
+            Self::Deployment => "lambda",
+            Self::Demo | Self::Scenarios => "dev",
+        }
+    }
+
+    /// Cargo's own target directory serves both; the features differ only in the last crates.
+    fn directory(self) -> &'static str {
+        match self {
+            Self::Deployment => "dist/lambda",
+            Self::Demo => "target/lambda-demo",
+            Self::Scenarios => "target/lambda-scenarios",
+        }
+    }
+}
+
+/// One built function.
+#[derive(Debug)]
+pub(crate) struct Built {
+    /// Its name.
+    pub name: &'static str,
+    /// The size of its binary in bytes.
+    pub bytes: u64,
+}
+
+/// Builds all functions and lays them out; returns the directory and what is in it.
+pub(crate) fn build(target: For) -> Result<(PathBuf, Vec<Built>)> {
+    let mut command = cargo();
+    command.args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--profile",
+        target.profile(),
+    ]);
+    for package in ["carapace-signup", "carapace-sandbox"] {
+        command.args(["--package", package]);
+    }
+    command.arg("--bins");
+    if target == For::Scenarios {
+        command.args(["--features", "carapace-sandbox/fault-injection"]);
+    }
+    quietly(&mut command)?;
+    let out = root().join(target.directory());
+    let profile_dir = if target.profile() == "dev" {
+        "debug"
+    } else {
+        target.profile()
+    };
+    let mut built = Vec::new();
+    for (_, name) in FUNCTIONS {
+        let binary = target_dir().join(profile_dir).join(name);
+        let bootstrap = out.join(name).join("bootstrap");
+        fs::create_dir_all(out.join(name))?;
+        replace(&binary, &bootstrap)?;
+        runs_on_lambda(&bootstrap)?;
+        built.push(Built {
+            name,
+            bytes: fs::metadata(&bootstrap)?.len(),
+        });
+    }
+    Ok((out, built))
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Puts a copy of `from` at `to` unless the same bytes are there: an untouched file keeps the
+/// CDK's asset hash and its upload.
+pub(crate) fn replace(from: &Path, to: &Path) -> Result<()> {
+    let new = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    // A running function may hold the old file open: never write into it.
+    let temporary = to.with_extension("new");
+    fs::copy(from, &temporary)?;
+    fs::rename(&temporary, to).with_context(|| format!("writing {}", to.display()))
+}
+
+/// Fails if the binary asks for a newer glibc than Lambda has: it would not start there.
+fn runs_on_lambda(binary: &Path) -> Result<()> {
+    let text = quietly(Command::new("objdump").arg("-T").arg(binary))?;
+    let newest = text.split("GLIBC_").skip(1).filter_map(version).max();
+    match newest {
+        Some(needed) if needed > GLIBC => bail!(
+            "{} needs glibc {}.{}, but provided.al2023 has {}.{}: build on Debian 12 or older",
+            binary.display(),
+            needed.0,
+            needed.1,
+            GLIBC.0,
+            GLIBC.1,
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn version(text: &str) -> Option<(u32, u32)> {
+    let text = text
+        .split(|c: char| c != '.' && !c.is_ascii_digit())
+        .next()?;
+    let mut parts = text.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_glibc_are_compared_as_numbers() {
+        assert_eq!(version("2.34) memcpy"), Some((2, 34)));
+        assert!(version("2.4") < version("2.34"));
+        assert_eq!(version("PRIVATE) x"), None);
+    }
+}

