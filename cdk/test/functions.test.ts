@@ -99,9 +99,9 @@ describe('every function', () => {
 
 describe('each function', () => {
   test.each([
-    ['sandbox-claim', 30, true, 50],
+    ['sandbox-claim', 45, true, 50],
     ['sandbox-bind', 30, true, undefined],
-    ['sandbox-announce', 10, false, undefined],
+    ['sandbox-announce', 9, false, undefined],
     ['pre-sign-up', 5, false, undefined],
   ])('%s ends after %i s, is in the VPC: %s, and runs at most %s times at once', (binary, timeout, inVpc, most) => {
     const { Properties } = functionOf(binary);

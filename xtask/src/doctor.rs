@@ -117,11 +117,10 @@ fn found(tool: &Tool) -> Result<String, String> {
 /// The first `major.minor` in a text.
 fn version(text: &str) -> Option<(u32, u32)> {
     text.split(|c: char| !c.is_ascii_digit() && c != '.')
-        .filter_map(|word| {
+        .find_map(|word| {
             let (major, rest) = word.split_once('.')?;
             Some((major.parse().ok()?, rest.split('.').next()?.parse().ok()?))
         })
-        .next()
 }
 
 fn is_root() -> bool {

@@ -130,7 +130,7 @@ fn build_parts(ui: Ui, options: &UpOptions) -> Result<()> {
     let programs = options.programs();
     let mut listener = Listener::new(ui);
     build::programs(&options.cache, &programs, &mut |progress| {
-        listener.hear(progress)
+        listener.hear(progress);
     })?;
     ui.holds(&format!("{} programs of the local stack", programs.len()));
     Ok(())

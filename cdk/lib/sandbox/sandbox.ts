@@ -82,7 +82,8 @@ function claimFunction(scope: Construct, props: SandboxProps): RustFunction {
   const claim = sandboxFunction(scope, 'Claim', props, {
     binary: 'sandbox-claim',
     description: 'Claims a sandbox for a user, or releases the claim again',
-    timeout: Duration.seconds(30),
+    // It waits 20 seconds for a sandbox; the rest is for slow calls before and after.
+    timeout: Duration.seconds(45),
     network: network(props),
     // Each writes to the API server: more at once would slow everybody down. Who has to wait is
     // retried by the state machine.
@@ -121,7 +122,8 @@ function announceFunction(scope: Construct, props: SandboxProps): RustFunction {
   const announce = sandboxFunction(scope, 'Announce', props, {
     binary: 'sandbox-announce',
     description: 'Records how the creation of a sandbox ended, and says so once',
-    timeout: Duration.seconds(10),
+    // Less than the ten seconds for which an announcement is one execution's alone.
+    timeout: Duration.seconds(9),
     environment: { TABLE_NAME: props.table.tableName, BUS_NAME: props.bus.eventBusName },
   });
   announce.grant(READ_AND_WRITE, props.table.tableArn);

@@ -10,6 +10,7 @@ use carapace_core::{
     quoted,
 };
 use http::{Method, Uri, uri::Scheme};
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -66,6 +67,8 @@ struct KeyFacts {
     key_alias: Option<String>,
     user_id: Option<String>,
     blocked: Option<bool>,
+    expires: Option<String>,
+    deleted_at: Option<String>,
 }
 
 impl ModelGateway {
@@ -99,13 +102,26 @@ impl ModelGateway {
         // version to version, so it is asked instead.
         let path = format!("/key/info?key={}", model_key::digest(key));
         let known = self.call(Method::GET, &path, master, None).await?;
-        let info = if known.status == 200 {
-            known.json::<KeyInfo>()
-        } else {
-            None
-        };
-        match info.map(|info| info.info) {
-            Some(facts) if facts.is(&alias, user) => Ok(Registered::Yes),
+        let info = (known.status == 200)
+            .then(|| known.json::<KeyInfo>())
+            .flatten();
+        match info.map(|info| info.info.compare(&alias, user, Timestamp::now())) {
+            Some(Comparison::Same) => Ok(Registered::Yes),
+            Some(Comparison::Expired) => Ok(Registered::Expired),
+            Some(Comparison::Other) | None => Err(refusal(&answer)),
+        }
+    }
+
+    /// Makes room for a key that was registered so long ago that it has expired: the gateway keeps
+    /// it, and its alias, but accepts it no more.
+    async fn remove(&self, master: &MasterKey, key: &ModelKey) -> Result<(), ModelKeyTrouble> {
+        let body = json!({ "keys": [model_key::digest(key)] });
+        let answer = self
+            .call(Method::POST, "/key/delete", master, Some(&body))
+            .await?;
+        match answer.status {
+            // 404: somebody else has removed it.
+            200..=299 | 404 => Ok(()),
             _ => Err(refusal(&answer)),
         }
     }
@@ -136,20 +152,37 @@ impl ModelGateway {
 enum Registered {
     Yes,
     MasterKeyUnknown,
+    Expired,
+}
+
+enum Comparison {
+    Same,
+    Expired,
+    Other,
 }
 
 impl KeyFacts {
-    fn is(&self, alias: &str, user: &UserKey) -> bool {
-        self.key_alias.as_deref() == Some(alias)
+    fn compare(&self, alias: &str, user: &UserKey, now: Timestamp) -> Comparison {
+        let same = self.key_alias.as_deref() == Some(alias)
             && self.user_id.as_deref() == Some(user.as_str())
             && self.blocked != Some(true)
+            && self.deleted_at.is_none();
+        if !same {
+            return Comparison::Other;
+        }
+        let expires = self.expires.as_deref().map(str::parse::<Timestamp>);
+        match expires {
+            Some(Ok(expires)) if expires <= now => Comparison::Expired,
+            _ => Comparison::Same,
+        }
     }
 }
 
 impl ModelKeys for ModelGateway {
     async fn issue(&self, user: &UserKey, claim: &ClaimUid) -> Result<ModelKey, ModelKeyTrouble> {
-        // The second round is for a master key that was rotated since it was read.
-        for _ in 0..2 {
+        // More than one round only if the master key was rotated since it was read, or the key has
+        // expired since it was registered.
+        for _ in 0..3 {
             let master = self.secret.master_key().await?;
             let key = master
                 .derive(user, claim)
@@ -157,10 +190,11 @@ impl ModelKeys for ModelGateway {
             match self.register(&master, &key, user, claim).await? {
                 Registered::Yes => return Ok(key),
                 Registered::MasterKeyUnknown => self.secret.forget(),
+                Registered::Expired => self.remove(&master, &key).await?,
             }
         }
         Err(ModelKeyTrouble::Refused(
-            "it does not accept its own master key".to_owned(),
+            "it accepts neither its master key nor the renewal of an expired key".to_owned(),
         ))
     }
 }
@@ -192,6 +226,11 @@ fn refusal(answer: &Answer) -> ModelKeyTrouble {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use carapace_stand_ins::model_gateway::{ModelGateway as StandIn, Settings};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     fn user() -> UserKey {
@@ -225,16 +264,104 @@ mod tests {
 
     #[test]
     fn a_key_that_is_there_already_counts_only_if_it_is_the_very_one() {
-        let facts = |alias: &str, user_id: &str, blocked| KeyFacts {
-            key_alias: Some(alias.into()),
-            user_id: Some(user_id.into()),
-            blocked,
-        };
         let me = user();
-        assert!(facts("a", me.as_str(), None).is("a", &me));
-        assert!(facts("a", me.as_str(), Some(false)).is("a", &me));
-        assert!(!facts("a", me.as_str(), Some(true)).is("a", &me));
-        assert!(!facts("b", me.as_str(), None).is("a", &me));
-        assert!(!facts("a", "somebody else", None).is("a", &me));
+        let now: Timestamp = "2026-11-24T10:00:00Z".parse().unwrap();
+        let compare = |facts: Value| {
+            serde_json::from_value::<KeyFacts>(facts)
+                .unwrap()
+                .compare("alias", &me, now)
+        };
+        let same = json!({"key_alias": "alias", "user_id": me});
+        let with = |field: &str, value: Value| {
+            let mut facts = same.clone();
+            facts[field] = value;
+            compare(facts)
+        };
+        assert!(matches!(compare(same.clone()), Comparison::Same));
+        assert!(matches!(with("blocked", json!(false)), Comparison::Same));
+        assert!(matches!(
+            with("expires", json!("2026-11-25T09:00:00Z")),
+            Comparison::Same
+        ));
+        assert!(matches!(
+            with("expires", json!("2026-11-24T10:00:00Z")),
+            Comparison::Expired
+        ));
+        for (field, value) in [
+            ("blocked", json!(true)),
+            ("deleted_at", json!("2026-11-24T09:00:00Z")),
+            ("key_alias", json!("another")),
+            ("user_id", json!("somebody else")),
+            ("user_id", json!(null)),
+        ] {
+            assert!(
+                matches!(with(field, value.clone()), Comparison::Other),
+                "{field} {value}"
+            );
+        }
+    }
+
+    /// A gateway that behaves like LiteLLM, and our adapter to it.
+    async fn gateway(master_key: &str) -> ModelGateway {
+        let settings = Settings {
+            master_key: "sk-master-key".into(),
+            model: "agent".into(),
+        };
+        let router = StandIn::new(settings).unwrap().router();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let secret = MasterKeySecret::known(MasterKey::parse(master_key).unwrap());
+        ModelGateway::new(url.parse().unwrap(), secret)
+    }
+
+    fn claim(last: char) -> ClaimUid {
+        ClaimUid::parse(format!("4f5e1a1c-0c8b-4e3a-9c6d-1b2a3c4d5e6{last}")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_issued_twice_is_the_same_and_no_failure() {
+        let gateway = gateway("sk-master-key").await;
+        let first = gateway.issue(&user(), &claim('0')).await.unwrap();
+        assert_eq!(gateway.issue(&user(), &claim('0')).await.unwrap(), first);
+        assert_ne!(gateway.issue(&user(), &claim('1')).await.unwrap(), first);
+    }
+
+    #[tokio::test]
+    async fn a_key_under_our_alias_that_is_not_ours_is_refused() {
+        let gateway = gateway("sk-master-key").await;
+        let master = gateway.secret.master_key().await.unwrap();
+        let body = json!({"key": "sk-an-intruders-key", "key_alias": model_key::alias(&user(), &claim('0'))});
+        gateway
+            .call(Method::POST, "/key/generate", &master, Some(&body))
+            .await
+            .unwrap();
+        let refused = gateway.issue(&user(), &claim('0')).await.unwrap_err();
+        assert!(matches!(refused, ModelKeyTrouble::Refused(_)), "{refused}");
+        let text = refused.to_string();
+        assert!(!text.contains("sk-"), "I8: {text}");
+    }
+
+    #[tokio::test]
+    async fn a_key_that_was_removed_is_registered_again() {
+        let gateway = gateway("sk-master-key").await;
+        let key = gateway.issue(&user(), &claim('0')).await.unwrap();
+        let master = gateway.secret.master_key().await.unwrap();
+        gateway.remove(&master, &key).await.unwrap();
+        assert_eq!(gateway.issue(&user(), &claim('0')).await.unwrap(), key);
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_is_not_there_is_unavailable() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let secret = MasterKeySecret::known(MasterKey::parse("sk-master-key").unwrap());
+        let gateway = ModelGateway::new(url.parse().unwrap(), secret);
+        let trouble = gateway.issue(&user(), &claim('0')).await.unwrap_err();
+        assert!(
+            matches!(trouble, ModelKeyTrouble::Unavailable(_)),
+            "{trouble}"
+        );
     }
 }

@@ -42,6 +42,14 @@ impl MasterKeySecret {
         }
     }
 
+    /// A secret that has been read already.
+    #[cfg(test)]
+    pub(crate) fn known(key: MasterKey) -> Self {
+        let secret = Self::new(Arc::default(), String::new());
+        *secret.cached() = Some((Instant::now(), key));
+        secret
+    }
+
     /// The master key.
     pub async fn master_key(&self) -> Result<MasterKey, Trouble> {
         if let Some((read_at, key)) = self.cached().as_ref()

@@ -1,6 +1,6 @@
 //! Events that no one should act on.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use carapace_e2e::aws;
 use carapace_e2e::eventually;
 use carapace_e2e::platform::SandboxRequest;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::Scenario;
 use crate::world::{SOON, World};
 
-pub const ALL: &[Scenario] = &[
+pub(crate) const ALL: &[Scenario] = &[
     (
         "an_unknown_event_version_goes_to_the_dlq_and_creates_nothing",
         unknown_version,
@@ -35,24 +35,21 @@ fn unknown_version(world: &World) -> Result<()> {
 fn malformed(world: &World) -> Result<()> {
     let ada = world.person("ada")?;
     let whole = SandboxRequest::new(&ada.key).detail();
-    let cases: [(&str, fn(&mut Value)); 5] = [
-        ("no user", |d| d["user_key"] = Value::Null),
-        ("a user that is none", |d| {
-            d["user_key"] = json!("../../etc/passwd")
-        }),
-        ("no time", |d| d["at"] = json!("yesterday")),
-        ("a pool that is no name", |d| {
-            d["pool"] = json!("Not A Name")
-        }),
-        ("a deadline beyond bounds", |d| {
-            d["ready_within_seconds"] = json!(1_000_000)
-        }),
-    ];
-    for (what, spoil) in cases {
+    for (what, field, value) in [
+        ("no user", "user_key", Value::Null),
+        ("a user that is none", "user_key", json!("../../etc/passwd")),
+        ("no time", "at", json!("yesterday")),
+        ("a pool that is no name", "pool", json!("Not A Name")),
+        (
+            "a deadline beyond bounds",
+            "ready_within_seconds",
+            json!(1_000_000),
+        ),
+    ] {
         let mut detail = whole.clone();
         detail["id"] = json!(format!("bad-{}", ulid::Ulid::generate()));
-        spoil(&mut detail);
-        rejected(world, &detail).map_err(|error| error.context(what))?;
+        detail[field] = value;
+        rejected(world, &detail).context(what)?;
     }
     ensure!(world.cluster.claim(&ada.key)?.is_none(), "a claim was made");
     ensure!(world.agent_state(&ada.key)?.is_none(), "a record was made");

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::Scenario;
 use crate::world::{SOON, World, container};
 
-pub const ALL: &[Scenario] = &[
+pub(crate) const ALL: &[Scenario] = &[
     (
         "an_event_becomes_a_bound_sandbox_in_three_transitions",
         warm,

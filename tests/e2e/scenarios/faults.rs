@@ -36,33 +36,34 @@ fn points() -> impl Iterator<Item = &'static str> {
 }
 
 /// One scenario per point and side of it.
-pub fn all(world: Option<&World>) -> Vec<Trial> {
+pub(crate) fn all(world: Option<&World>) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for (points, scenario) in [
-        (
-            CREATING,
-            killed_while_creating as fn(&World, &str) -> Result<()>,
-        ),
-        (FAILING, killed_while_failing),
-    ] {
-        for point in points {
-            for side in ["before", "after"] {
-                let fault = format!("{point}.{side}");
-                let world = world.cloned();
-                let name = format!(
-                    "a_function_killed_{side}_{}_changes_nothing",
-                    point.replace(['.', '-'], "_")
-                );
-                trials.push(Trial::test(name, move || match &world {
-                    Some(world) => {
-                        scenario(world, &fault).map_err(|error| Failed::from(format!("{error:?}")))
-                    }
-                    None => Err(Failed::from("there is no stack to run on")),
-                }));
-            }
+    for side in ["before", "after"] {
+        for point in creating() {
+            trials.push(trial(world, "creating", killed_while_creating, point, side));
+        }
+        for point in failing() {
+            trials.push(trial(world, "failing", killed_while_failing, point, side));
         }
     }
     trials
+}
+
+fn trial(
+    world: Option<&World>,
+    way: &str,
+    scenario: fn(&World, &str) -> Result<()>,
+    point: &str,
+    side: &str,
+) -> Trial {
+    let fault = format!("{point}.{side}");
+    let world = world.cloned();
+    let point = point.replace(['.', '-'], "_");
+    let name = format!("a_function_killed_{side}_{point}_while_{way}_changes_nothing");
+    Trial::test(name, move || match &world {
+        Some(world) => scenario(world, &fault).map_err(|error| Failed::from(format!("{error:?}"))),
+        None => Err(Failed::from("there is no stack to run on")),
+    })
 }
 
 fn killed_while_creating(world: &World, fault: &str) -> Result<()> {
@@ -83,7 +84,7 @@ fn killed_while_creating(world: &World, fault: &str) -> Result<()> {
         status == 200 && body["user_key"] == ada.key.to_string(),
         "{status} {body:#}"
     );
-    announced_once(&tap.seen("Sandbox Ready")?, fault == "announce.put.after")?;
+    announced_once(&tap.seen("Sandbox Ready")?, was_put_unnoted(fault))?;
     ensure!(
         tap.seen("Sandbox Failed")?.is_empty(),
         "announced as failed, too"
@@ -109,8 +110,13 @@ fn killed_while_failing(world: &World, fault: &str) -> Result<()> {
         execution.error.as_deref() == Some("PoolNotFound"),
         "{execution:#?}"
     );
-    announced_once(&tap.seen("Sandbox Failed")?, fault == "announce.put.after")?;
+    announced_once(&tap.seen("Sandbox Failed")?, was_put_unnoted(fault))?;
     world.assert_released(&ada.key, "PoolNotFound")
+}
+
+/// The event is on the bus, and nobody noted it.
+fn was_put_unnoted(fault: &str) -> bool {
+    ["announce.put.after", "announce.clear.before"].contains(&fault)
 }
 
 /// One event; or, when death fell between putting it and noting that, the same event twice: with

@@ -26,8 +26,7 @@ fn main() -> ExitCode {
     // Scenarios mostly wait: more of them than cores can be under way.
     arguments.test_threads = arguments.test_threads.or(Some(6));
     if arguments.list {
-        libtest_mimic::run(&arguments, trials(None));
-        return ExitCode::SUCCESS;
+        return libtest_mimic::run(&arguments, trials(None)).exit_code();
     }
     let world = match World::open() {
         Ok(world) => world,

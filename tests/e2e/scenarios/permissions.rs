@@ -7,7 +7,7 @@ use carapace_e2e::platform::SandboxRequest;
 use crate::Scenario;
 use crate::world::{SOON, World};
 
-pub const ALONE: &[Scenario] = &[
+pub(crate) const ALONE: &[Scenario] = &[
     (
         "without_its_permission_on_the_bus_sandbox_announce_cannot_announce",
         announce,
@@ -29,7 +29,7 @@ fn announce(world: &World) -> Result<()> {
             world.request_sandbox(&request)?;
             let execution = world.ended(&request.id, 1, SOON * 3)?.remove(0);
             ensure!(
-                execution.status == "FAILED",
+                execution.error.as_deref() == Some("Refused"),
                 "IAM is not enforced: {execution:#?}"
             );
             ensure!(
@@ -52,7 +52,7 @@ fn bind(world: &World) -> Result<()> {
             world.request_sandbox(&request)?;
             let execution = world.ended(&request.id, 1, SOON * 3)?.remove(0);
             ensure!(
-                execution.status == "FAILED",
+                execution.error.as_deref() == Some("Refused"),
                 "IAM is not enforced: {execution:#?}"
             );
             ensure!(
@@ -127,15 +127,12 @@ fn percent_decoded(text: &str) -> String {
         let decoded = pair
             .and_then(|p| std::str::from_utf8(p).ok())
             .and_then(|p| u8::from_str_radix(p, 16).ok());
-        match decoded {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
+        if let Some(byte) = decoded {
+            bytes.push(byte);
+            rest = &tail[2..];
+        } else {
+            bytes.push(*first);
+            rest = tail;
         }
     }
     String::from_utf8_lossy(&bytes)

@@ -6,7 +6,7 @@ use carapace_e2e::aws;
 use crate::Scenario;
 use crate::world::World;
 
-pub const ALL: &[Scenario] = &[
+pub(crate) const ALL: &[Scenario] = &[
     (
         "an_address_outside_the_allowed_domain_is_refused_with_a_reason",
         outside_the_domain,

@@ -14,11 +14,11 @@ use carapace_e2e::{Platform, eventually};
 use serde_json::{Value, json};
 
 /// Long enough for a sandbox on a busy machine; what takes longer is wrong.
-pub const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// The platform that all scenarios run on.
 #[derive(Clone, Debug)]
-pub struct World {
+pub(crate) struct World {
     platform: Arc<Platform>,
     faults: PathBuf,
 }
@@ -33,7 +33,7 @@ impl Deref for World {
 
 impl World {
     /// Opens the platform on the stack that `CARAPACE_STATE` names.
-    pub fn open() -> Result<Self> {
+    pub(crate) fn open() -> Result<Self> {
         let state_dir = std::env::var_os("CARAPACE_STATE")
             .context("CARAPACE_STATE is not set: run `cargo xtask test --only scenarios`")?;
         let faults = std::env::var_os("CARAPACE_FAULT_DIR")
@@ -45,12 +45,12 @@ impl World {
     }
 
     /// Where functions look for the faults to die of.
-    pub fn faults(&self) -> &Path {
+    pub(crate) fn faults(&self) -> &Path {
         &self.faults
     }
 
     /// A new person who may have an agent. Their claim goes when the person is dropped.
-    pub fn person(&self, name: &str) -> Result<Person<'_>> {
+    pub(crate) fn person(&self, name: &str) -> Result<Person<'_>> {
         Ok(Person {
             world: self,
             user: self.platform.new_user(name)?,
@@ -59,7 +59,7 @@ impl World {
 
     /// A pool like the default one, but for its name, its size, and what `change` does to the
     /// pod's spec.
-    pub fn pool(
+    pub(crate) fn pool(
         &self,
         name: &str,
         replicas: u32,
@@ -103,7 +103,7 @@ impl World {
 
     /// Asserts that the user's request ended as a failure that was released and announced: no
     /// claim is left, the record says so, and the reason is on the bus.
-    pub fn assert_released(&self, user: &UserKey, reason: &str) -> Result<()> {
+    pub(crate) fn assert_released(&self, user: &UserKey, reason: &str) -> Result<()> {
         let claim = eventually(
             "the claim is gone",
             SOON,
@@ -131,7 +131,7 @@ impl World {
 
 /// A person in a scenario.
 #[derive(Debug)]
-pub struct Person<'a> {
+pub(crate) struct Person<'a> {
     world: &'a World,
     user: User,
 }
@@ -146,7 +146,7 @@ impl Deref for Person<'_> {
 
 impl Person<'_> {
     /// Asks for their agent and waits for `Sandbox Ready`; returns the event.
-    pub fn gets_an_agent(&self, request: &SandboxRequest) -> Result<Value> {
+    pub(crate) fn gets_an_agent(&self, request: &SandboxRequest) -> Result<Value> {
         let tap = self.world.tap(&self.user.key)?;
         self.world.request_sandbox(request)?;
         tap.expect("Sandbox Ready", SOON)
@@ -171,19 +171,19 @@ impl Drop for Person<'_> {
 
 /// A pool of one scenario; it goes when dropped.
 #[derive(Debug)]
-pub struct Pool<'a> {
+pub(crate) struct Pool<'a> {
     world: &'a World,
     name: String,
 }
 
 impl Pool<'_> {
     /// Its name.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The warm sandboxes in it: name and pod address.
-    pub fn warm(&self) -> Result<Vec<(String, String)>> {
+    pub(crate) fn warm(&self) -> Result<Vec<(String, String)>> {
         let sandboxes = self.world.cluster.list("sandboxes", AGENTS)?;
         Ok(sandboxes
             .iter()
@@ -222,7 +222,7 @@ impl Drop for Pool<'_> {
 }
 
 /// The container of this name in a pod's spec.
-pub fn container<'a>(pod: &'a mut Value, name: &str) -> Result<&'a mut Value> {
+pub(crate) fn container<'a>(pod: &'a mut Value, name: &str) -> Result<&'a mut Value> {
     pod["containers"]
         .as_array_mut()
         .into_iter()

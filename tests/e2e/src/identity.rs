@@ -90,12 +90,12 @@ impl Platform {
         let newest = || {
             let outbox = self.aws.local("/_ministack/ses/messages")?;
             let messages = outbox["messages"][&self.info.account].as_array();
-            let to_them = messages
+            let mut to_them = messages
                 .into_iter()
                 .flatten()
                 .filter(|m| m["To"][0] == email);
             Ok(to_them
-                .last()
+                .next_back()
                 .and_then(|m| m["BodyText"].as_str())
                 .and_then(first_code))
         };

@@ -16,6 +16,7 @@ use crate::ui::Ui;
 use crate::{docs, npm};
 
 /// Something that must hold.
+#[derive(Debug)]
 pub(super) struct Job {
     /// What `--only` calls it.
     pub name: &'static str,
@@ -301,7 +302,7 @@ fn python(ui: Ui, requirements: &str) -> Result<PathBuf> {
     let mut listener = Listener::new(ui);
     let path: &Path = &root().join(requirements);
     Ok(build::python(&Cache::of_user(), path, &mut |progress| {
-        listener.hear(progress)
+        listener.hear(progress);
     })?)
 }
 

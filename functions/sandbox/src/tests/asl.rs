@@ -134,7 +134,10 @@ fn longest(state: &State) -> u64 {
             let pauses: u64 = (0..retrier.max_attempts)
                 .map(|n| u64::from(retrier.interval_seconds * retrier.backoff_rate.pow(n)))
                 .sum();
-            pauses + u64::from(retrier.max_attempts) * task
+            // A call that Lambda refuses to take never began, so it costs its pause alone.
+            let refused = retrier.error_equals == ["Lambda.TooManyRequestsException"];
+            let attempts = if refused { 0 } else { retrier.max_attempts };
+            pauses + u64::from(attempts) * task
         })
         .sum();
     task + retries
