@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use carapace_local::{Stack, StackInfo};
+use carapace_local::{NodeKind, Stack, StackInfo};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use serde_json::{Value, json};
 
@@ -189,6 +189,11 @@ fn cdk(stack: &Stack, sources: &Sources<'_>, log: &str, args: &[&str]) -> Result
         .env("CDK_DISABLE_CLI_TELEMETRY", "true")
         .env("CDK_DISABLE_VERSION_CHECK", "1")
         .env_remove("AWS_CA_BUNDLE");
+    if info.node == NodeKind::Kwok {
+        // No pod answers on a simulated node. Loopback refuses at once, where the gateway's address
+        // would lead out of the machine.
+        command.args(["-c", "modelGatewayUrl=http://127.0.0.1:9"]);
+    }
     if let Some(faults) = sources.faults {
         command
             .arg("-c")

@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 
 use crate::certificates::{Authority, Certificate};
 
-/// The API does not stream anything to this client, so an answer that takes longer never comes.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// An API server that starts on a busy machine has been seen to take ten seconds for an answer.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]

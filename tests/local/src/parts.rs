@@ -6,6 +6,7 @@
 mod agent_sandbox;
 mod aws;
 mod control_plane;
+mod gate;
 mod gvisor_node;
 mod kwok_node;
 mod network;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use carapace_asl::HistoryEvent;
 use carapace_e2e::Platform;
 use carapace_e2e::cluster::AGENTS;
 use carapace_e2e::identity::User;
@@ -14,7 +15,7 @@ use crate::docs;
 use crate::ui::{Ui, human};
 
 /// Shows the chain, twice with the same event; returns the drawing of the first execution.
-pub(super) fn run(ui: Ui, platform: &Platform, user: &User) -> Result<String> {
+pub(crate) fn run(ui: Ui, platform: &Platform, user: &User) -> Result<String> {
     let bare = bare_claim(platform)?;
     let tap = platform.tap(&user.key)?;
     let request = SandboxRequest::new(&user.key);
@@ -42,14 +43,6 @@ pub(super) fn run(ui: Ui, platform: &Platform, user: &User) -> Result<String> {
         detail["sandbox"].as_str().unwrap_or("?"),
     ));
     ui.holds("agentd in it took the binding; `Sandbox Ready` is on the bus");
-    ui.row(
-        "From event to Ready",
-        format!("{}, {} state transitions", human(took), states.len()),
-    );
-    ui.row(
-        "A bare claim on the same pool",
-        format!("{} (the API server and agent-sandbox alone)", human(bare)),
-    );
 
     platform.request_sandbox(&request)?;
     platform.ended(&request.id, 2, SOON)?;
@@ -57,11 +50,59 @@ pub(super) fn run(ui: Ui, platform: &Platform, user: &User) -> Result<String> {
     ensure!(announced == 1, "announced {announced} times");
     ui.holds("the same event a second time changed nothing: one claim, one announcement");
 
+    ui.row("State transitions", states.len());
+    ui.row("From event to Ready, the functions' first run", human(took));
+    ui.row(
+        "A bare claim on the same pool",
+        format!("{} (the API server and agent-sandbox alone)", human(bare)),
+    );
+    draw(ui, &history)
+}
+
+/// A second person's agent, when the functions have run before.
+pub(crate) fn another(ui: Ui, platform: &Platform, name: &str) -> Result<User> {
+    let user = platform.new_user(name)?;
+    let tap = platform.tap(&user.key)?;
+    let began = Instant::now();
+    platform.request_sandbox(&SandboxRequest::new(&user.key))?;
+    let ready = tap.expect("Sandbox Ready", SOON)?;
+    let took = began.elapsed();
+    ui.row("From event to Ready, the functions being warm", human(took));
+    let sandbox = ready["detail"]["sandbox"].as_str().unwrap_or("?");
+    ui.holds(&format!(
+        "a second person, {}, has the sandbox {sandbox}",
+        user.key
+    ));
+    Ok(user)
+}
+
+/// On a node that runs nothing there is nobody to bind: the failure is dealt with instead.
+pub(crate) fn without_a_node(ui: Ui, platform: &Platform, user: &User) -> Result<String> {
+    let bare = bare_claim(platform)?;
+    let tap = platform.tap(&user.key)?;
+    let request = SandboxRequest::new(&user.key);
+    platform.request_sandbox(&request)?;
+    ui.holds("`Sandbox Requested` is on the bus `carapace`");
+    ui.note(
+        "pods of a simulated node run nothing, so binding is tried for about a minute and given up",
+    );
+    let failed = tap.expect("Sandbox Failed", 3 * SOON)?;
+    let detail = &failed["detail"];
+    let execution = platform.ended(&request.id, 1, SOON)?.remove(0);
+    ui.holds(&format!(
+        "the claim is released; `Sandbox Failed` is on the bus: {}",
+        detail["reason"]
+    ));
+    ui.row("A bare claim", human(bare));
+    draw(ui, &platform.history(&execution.arn)?)
+}
+
+fn draw(ui: Ui, history: &[HistoryEvent]) -> Result<String> {
     let machine = docs::machines()?
         .into_iter()
         .find(|machine| machine.name == "sandbox-create")
         .context("statemachines/sandbox-create.asl.json is missing")?;
-    Ok(carapace_asl::draw_execution(&machine, &history, ui.color()))
+    Ok(carapace_asl::draw_execution(&machine, history, ui.color()))
 }
 
 /// The floor: what a claim costs without any of ours around it.

@@ -4,24 +4,15 @@ use anyhow::{Result, anyhow, ensure};
 use carapace_e2e::Platform;
 use carapace_e2e::cluster::{AGENTS, Dial};
 use carapace_e2e::identity::User;
-use carapace_e2e::platform::SandboxRequest;
 use serde_json::Value;
 
 use super::{SOON, sandbox};
 use crate::ui::Ui;
 
 /// Shows it on Ada's sandbox, on a second person's, and on a warm one that is nobody's yet.
-pub(super) fn run(ui: Ui, platform: &Platform, ada: &User) -> Result<()> {
-    let eve = platform.new_user("eve")?;
-    let tap = platform.tap(&eve.key)?;
-    platform.request_sandbox(&SandboxRequest::new(&eve.key))?;
-    tap.expect("Sandbox Ready", SOON)?;
+pub(super) fn run(ui: Ui, platform: &Platform, ada: &User, eve: &User) -> Result<()> {
     let (adas, address) = sandbox(platform, ada)?;
-    let (eves, others) = sandbox(platform, &eve)?;
-    ui.holds(&format!(
-        "a second person, {}, has the sandbox {eves}",
-        eve.key
-    ));
+    let (eves, others) = sandbox(platform, eve)?;
 
     let report = platform
         .cluster

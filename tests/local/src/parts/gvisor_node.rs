@@ -7,11 +7,12 @@ use std::path::Path;
 
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use serde_json::json;
+use tokio::task::spawn_local;
 
 use crate::{certificates::Identity, cgroups, supervisor::Part};
 
 use super::{
-    PartFailure, Site, answers,
+    PartFailure, Site, answers, gate,
     network::{BRIDGE, NODE_IP, POD_CIDR, SERVICE_CIDR, tool},
     run, write,
 };
@@ -21,6 +22,8 @@ pub(super) const PARTS: usize = 4;
 const NODE: &str = "node-1";
 /// The image that holds each pod's namespaces; it must be among the stack's images.
 const PAUSE_IMAGE: &str = "carapace.local/pause:dev";
+/// What the pods' network is called by the CNI plug-ins.
+const NETWORK: &str = "pods";
 /// In a network of its own, the ports that these parts have by default are free.
 const KUBE_PROXY_HEALTH: u16 = 10256;
 const KUBE_ROUTER_HEALTH: u16 = 20244;
@@ -101,9 +104,13 @@ disabled_plugins = [
             runsc = runsc.display(),
         ),
     )?;
+    let addresses = site.data("cni-addresses")?;
+    // The plug-in's directory for the network of that name.
+    let given_out = addresses.join(NETWORK);
+    spawn_local(async move { gate::keep(&given_out).await });
     let network = json!({
         "cniVersion": "1.0.0",
-        "name": "pods",
+        "name": NETWORK,
         "plugins": [{
             "type": "bridge",
             "bridge": BRIDGE,
@@ -112,7 +119,7 @@ disabled_plugins = [
             "hairpinMode": true,
             "ipam": {
                 "type": "host-local",
-                "dataDir": site.data("cni-addresses")?,
+                "dataDir": addresses,
                 "ranges": [[{ "subnet": POD_CIDR }]],
                 "routes": [{ "dst": "0.0.0.0/0" }],
             },

@@ -23,7 +23,7 @@ use crate::{
     supervisor::{SYSTEM_PATH, listen_as_decoy},
 };
 
-use super::{PartFailure, Site, run};
+use super::{PartFailure, Site, gate, run};
 
 /// The node, as pods see it.
 pub(super) const NODE_IP: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
@@ -73,6 +73,7 @@ pub(super) async fn prepare(site: &Site) -> Result<Vec<Decoy>, PartFailure> {
     );
     run(PART, tool("ip", &["-batch", "-"]), &links).await?;
     close().await?;
+    gate::close().await?;
     let listeners = tokio::task::spawn_blocking(outside)
         .await
         .map_err(PartFailure::of(PART))?
@@ -100,8 +101,8 @@ pub(super) async fn prepare(site: &Site) -> Result<Vec<Decoy>, PartFailure> {
     Ok(decoys)
 }
 
-/// The rules that hold when nothing else does. kube-router lets a new pod do everything until it
-/// has learnt its address, and all pods if it is dead; it accepts what a policy allows by itself,
+/// The rules that hold when nothing else does. Without them a pod that kube-router does not know
+/// may do everything, and so may all pods if it is dead. What a policy allows it accepts by itself,
 /// ahead of these.
 async fn close() -> Result<(), PartFailure> {
     let rules = format!(

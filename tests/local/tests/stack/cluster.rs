@@ -52,10 +52,10 @@ impl<'a> Cluster<'a> {
         }))
     }
 
-    /// Starts a pod that dials `targets` from its first moment on, then serves.
+    /// Starts a pod that dials `targets` from its first moment on for some seconds, then serves.
     pub(crate) fn start_probing_pod(&self, name: &str, targets: &[&str]) -> Result<()> {
         let mut spec = pod_spec();
-        spec["containers"][0]["args"] = json!([&["probe"], targets].concat());
+        spec["containers"][0]["args"] = json!([&["probe-and-serve", "3"], targets].concat());
         self.apply(&json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -66,7 +66,7 @@ impl<'a> Cluster<'a> {
 
     /// Whether such a pod ever got a connection to each of its targets.
     pub(crate) fn probed(&self, pod: &str) -> Result<Vec<bool>> {
-        self.outcomes(&["exec", pod, "--", "/pod", "print", "/tmp/probed"])
+        outcomes(&self.kubectl(&["logs", pod])?)
     }
 
     /// Waits until a pod is ready, and gives its address.
@@ -81,18 +81,7 @@ impl<'a> Cluster<'a> {
 
     /// Whether a pod gets a connection to each of `targets`.
     pub(crate) fn dial(&self, pod: &str, targets: &[&str]) -> Result<Vec<bool>> {
-        self.outcomes(&[&["exec", pod, "--", "/pod", "dial"], targets].concat())
-    }
-
-    fn outcomes(&self, command: &[&str]) -> Result<Vec<bool>> {
-        self.kubectl(command)?
-            .lines()
-            .map(|line| match line {
-                "open" => Ok(true),
-                "closed" => Ok(false),
-                line => bail!("the pod says {line:?}"),
-            })
-            .collect()
+        outcomes(&self.kubectl(&[&["exec", pod, "--", "/pod", "dial"], targets].concat())?)
     }
 
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> Result<String> {
@@ -127,6 +116,17 @@ pub(crate) fn is_ready(object: &Value) -> bool {
                 .iter()
                 .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
         })
+}
+
+fn outcomes(printed: &str) -> Result<Vec<bool>> {
+    printed
+        .lines()
+        .map(|line| match line {
+            "open" => Ok(true),
+            "closed" => Ok(false),
+            line => bail!("the pod says {line:?}"),
+        })
+        .collect()
 }
 
 pub(crate) fn run(mut command: Command, input: &str) -> Result<String> {

@@ -18,12 +18,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             a_policy_allows_what_it_says_and_nothing_else,
         ),
         trial(
-            "a_policy_holds_from_the_first_moment_of_a_pod",
-            a_policy_holds_from_the_first_moment_of_a_pod,
+            "a_new_pod_reaches_nothing_before_its_policy_is_in_force",
+            a_new_pod_reaches_nothing_before_its_policy_is_in_force,
         ),
         trial(
-            "without_its_policy_engine_a_pod_reaches_nothing",
-            without_its_policy_engine_a_pod_reaches_nothing,
+            "without_its_policy_engine_a_new_pod_stays_shut",
+            without_its_policy_engine_a_new_pod_stays_shut,
         ),
     ]
 }
@@ -52,7 +52,7 @@ fn a_policy_allows_what_it_says_and_nothing_else() -> Result<()> {
         same(&open, &vec![true; targets.len()])
     })?;
 
-    cluster.apply(&policy(
+    cluster.apply(&egress_policy(
         "agent",
         &json!([
             {
@@ -75,7 +75,7 @@ fn a_policy_allows_what_it_says_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
-fn a_policy_holds_from_the_first_moment_of_a_pod() -> Result<()> {
+fn a_new_pod_reaches_nothing_before_its_policy_is_in_force() -> Result<()> {
     let test = TestStack::up(NodeKind::Gvisor)?;
     let cluster = Cluster::of(&test.stack);
     cluster.define_runtime_class()?;
@@ -83,8 +83,8 @@ fn a_policy_holds_from_the_first_moment_of_a_pod() -> Result<()> {
     let other = format!("{}:8080", cluster.await_pod("other")?);
     let mut targets = vec![other.as_str(), decoy(test.stack.info(), "internet")?];
     targets.extend(forbidden(test.stack.info()));
+    cluster.apply(&egress_policy("agent", &json!([])))?;
     // A pod without a policy shows that probing works.
-    cluster.apply(&policy("agent", &json!([])))?;
     for pod in ["agent", "free"] {
         cluster.start_probing_pod(pod, &targets)?;
     }
@@ -96,20 +96,23 @@ fn a_policy_holds_from_the_first_moment_of_a_pod() -> Result<()> {
     Ok(())
 }
 
-fn without_its_policy_engine_a_pod_reaches_nothing() -> Result<()> {
+fn without_its_policy_engine_a_new_pod_stays_shut() -> Result<()> {
     let test = TestStack::up(NodeKind::Gvisor)?;
     let cluster = Cluster::of(&test.stack);
     let info = test.stack.info();
+    let internet = decoy(info, "internet")?;
     cluster.define_runtime_class()?;
-    let engine = eventually("the engine runs", || {
-        let parts = test.stack.status()?;
-        parts
-            .iter()
-            .find(|part| part.name == "kube-router")
-            .map(|part| part.pid)
-            .context("there is no engine")
+    cluster.start_pod("old")?;
+    let old = format!("{}:8080", cluster.await_pod("old")?);
+    eventually("the engine knows the old pod", || {
+        same(&cluster.dial("old", &[internet])?, &vec![true])
     })?;
-    kill(Pid::from_raw(engine.try_into()?), Signal::SIGKILL)?;
+    let engine = test.stack.status()?;
+    let engine = engine
+        .iter()
+        .find(|part| part.name == "kube-router")
+        .context("there is an engine")?;
+    kill(Pid::from_raw(engine.pid.try_into()?), Signal::SIGKILL)?;
     eventually("status tells that it is dead", || {
         let parts = test.stack.status()?;
         ensure!(
@@ -121,16 +124,16 @@ fn without_its_policy_engine_a_pod_reaches_nothing() -> Result<()> {
         Ok(())
     })?;
 
-    cluster.start_pod("agent")?;
-    cluster.start_pod("other")?;
+    cluster.start_pod("new")?;
     // The kubelet's own probes still get through, or no pod would ever be ready.
-    cluster.await_pod("agent")?;
-    let other = format!("{}:8080", cluster.await_pod("other")?);
-    let mut targets = vec![other.as_str(), decoy(info, "internet")?];
+    let new = format!("{}:8080", cluster.await_pod("new")?);
+    let mut targets = vec![old.as_str(), internet];
     targets.extend(forbidden(info));
+    same(&cluster.dial("new", &targets)?, &vec![false; targets.len()])?;
+    // The rules of the old pod are still there, and they alone would let it in.
     same(
-        &cluster.dial("agent", &targets)?,
-        &vec![false; targets.len()],
+        &cluster.dial("old", &[new.as_str(), internet])?,
+        &vec![false, true],
     )
 }
 
@@ -156,7 +159,7 @@ fn port(url: &str) -> Result<&str> {
     Ok(port)
 }
 
-fn policy(pod: &str, egress: &Value) -> Value {
+fn egress_policy(pod: &str, egress: &Value) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

@@ -7,7 +7,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::exit,
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -19,7 +19,10 @@ fn main() {
         },
         Some((command, ports)) if command == "serve" => serve(ports),
         Some((command, targets)) if command == "dial" => dial(targets),
-        Some((command, targets)) if command == "probe" => probe(targets),
+        Some((command, targets)) if command == "probe-and-serve" => {
+            probe(targets);
+            serve(&["8080".to_owned()]);
+        }
         Some((command, files)) if command == "print" => {
             for file in files {
                 print!("{}", fs::read_to_string(file).unwrap_or_default());
@@ -53,10 +56,13 @@ fn serve(ports: &[String]) {
     }
 }
 
-/// Dials each target without a pause for the pod's first seconds, notes in `/tmp/probed` whether it
-/// ever got through, then serves at port 8080.
-fn probe(targets: &[String]) {
-    let end = Instant::now() + Duration::from_secs(3);
+/// Dials each target without a pause for some seconds, then prints whether it ever got through.
+fn probe(arguments: &[String]) {
+    let Some((seconds, targets)) = arguments.split_first() else {
+        return;
+    };
+    let seconds = seconds.parse().expect("the first argument is a number");
+    let end = Instant::now() + Duration::from_secs(seconds);
     let attempts: Vec<_> = targets
         .iter()
         .map(|target| {
@@ -66,20 +72,14 @@ fn probe(targets: &[String]) {
                 while Instant::now() < end {
                     // Short: a lost packet must not hide what is open a moment later.
                     open |= TcpStream::connect_timeout(&address, Duration::from_millis(20)).is_ok();
+                    // A refusal comes at once, and this is not a load test.
+                    thread::sleep(Duration::from_millis(1));
                 }
                 open
             })
         })
         .collect();
-    let seen: String = attempts
-        .into_iter()
-        .map(|attempt| match attempt.join() {
-            Ok(true) => "open\n",
-            _ => "closed\n",
-        })
-        .collect();
-    fs::write("/tmp/probed", seen).expect("/tmp is writable");
-    serve(&["8080".to_owned()]);
+    print_outcomes(attempts);
 }
 
 /// Prints `open` or `closed` for each target. All are dialled at once, since a closed one takes
@@ -94,6 +94,10 @@ fn dial(targets: &[String]) {
             })
         })
         .collect();
+    print_outcomes(attempts);
+}
+
+fn print_outcomes(attempts: Vec<JoinHandle<bool>>) {
     for attempt in attempts {
         match attempt.join() {
             Ok(true) => println!("open"),
