@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use carapace_local::{Cache, NodeKind, packages};
 
+use crate::process::is_root;
 use crate::ui::Ui;
 
 /// A program that must be there, the least version of it, and how to get it.
@@ -121,11 +122,6 @@ fn version(text: &str) -> Option<(u32, u32)> {
             let (major, rest) = word.split_once('.')?;
             Some((major.parse().ok()?, rest.split('.').next()?.parse().ok()?))
         })
-}
-
-fn is_root() -> bool {
-    // The owner of our own entry in /proc is the effective user.
-    std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
 }
 
 #[cfg(test)]

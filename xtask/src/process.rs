@@ -50,3 +50,10 @@ pub(crate) fn quietly(command: &mut Command) -> Result<String> {
     let tail = lines[lines.len().saturating_sub(40)..].join("\n  ");
     bail!("`{shown}` failed ({}):\n  {tail}", output.status)
 }
+
+/// Whether this process may do everything.
+pub(crate) fn is_root() -> bool {
+    // The owner of our own entry in /proc is the effective user.
+    std::fs::metadata("/proc/self")
+        .is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0)
+}

@@ -6,14 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use carapace_e2e::Platform;
 use carapace_e2e::deploy::{self, Sources};
 use carapace_local::{Cache, NodeKind, Progress, Stack, UpOptions, build};
 
 use crate::cli::Node;
 use crate::lambdas::{self, For};
-use crate::process::root;
+use crate::process::{is_root, root};
 use crate::ui::{Step, Ui};
 use crate::{images, npm};
 
@@ -33,6 +33,17 @@ pub(crate) fn state_dir(asked: Option<&Path>, name: &str) -> Result<PathBuf> {
     }
 }
 
+/// Says at once what would only come to light after minutes of building.
+pub(crate) fn check_machine(node: Node) -> Result<()> {
+    if node == Node::Gvisor && !is_root() {
+        bail!(
+            "the real node needs root, for its namespaces, cgroups and containerd: run this as root, \
+             or with `--node kwok`, which shows everything but the binding and the isolation"
+        );
+    }
+    Ok(())
+}
+
 /// Builds what is missing, starts a stack and deploys the platform to it.
 pub(crate) fn deployed(
     ui: Ui,
@@ -44,8 +55,12 @@ pub(crate) fn deployed(
     let mut took = Vec::new();
     let mut timed = |name, began: Instant| took.push((name, began.elapsed()));
 
+    check_machine(node)?;
     let began = Instant::now();
     ui.heading("Building");
+    if !Cache::of_user().root().join("bin").exists() {
+        ui.note("from nothing this takes about a quarter of an hour; what is built once is kept");
+    }
     let images = if node == Node::Gvisor {
         build_images(ui)?
     } else {

@@ -1,11 +1,11 @@
 //! What a person sees: headings, labelled values, and a line per step that says what, how far
 //! and how long. Colour and movement only on a terminal, and never with `NO_COLOR`.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write};
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 /// The terminal, or what stands in its place.
 #[derive(Clone, Copy, Debug)]
@@ -58,29 +58,17 @@ impl Ui {
         println!("  {}", self.paint("2", text));
     }
 
-    /// Begins a step; it ends with [`Step::done`].
+    /// Begins a step; it ends with [`Step::done`]. Where nothing can move, a step that takes a
+    /// while says so when it begins.
     pub(crate) fn step(self, what: &str, estimate: Option<Duration>) -> Step {
-        let what = match estimate {
-            Some(estimate) if estimate >= Duration::from_secs(2) => {
-                format!("{what} (about {})", human(estimate))
-            }
-            _ => what.to_owned(),
-        };
-        let bar = if self.moving {
-            let bar = ProgressBar::new_spinner();
-            // The template is a constant; a wrong one would only lose the spinner.
-            if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg} {elapsed:.dim}") {
-                bar.set_style(style);
-            }
-            bar.set_message(what.clone());
-            bar.enable_steady_tick(Duration::from_millis(120));
-            Some(bar)
-        } else {
-            None
-        };
+        let estimate = estimate.filter(|estimate| *estimate >= Duration::from_secs(2));
+        let bar = self.moving.then(|| moving_bar(what, estimate));
+        if let (None, Some(estimate)) = (&bar, estimate) {
+            println!("  … {what} (about {})", human(estimate));
+        }
         Step {
             ui: self,
-            what,
+            what: what.to_owned(),
             bar,
             started: Instant::now(),
             ended: false,
@@ -94,6 +82,45 @@ impl Ui {
             text.to_owned()
         }
     }
+}
+
+/// How wide a bar is, in characters.
+const BAR: u32 = 24;
+
+/// A spinner, or, when the time it will take is known about, a bar that fills with time.
+fn moving_bar(what: &str, estimate: Option<Duration>) -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    let template = match estimate {
+        Some(_) => "  {spinner} {msg} {filled} {elapsed} of about {estimate}",
+        None => "  {spinner} {msg} {elapsed:.dim}",
+    };
+    // The templates are constants; a wrong one would only lose the bar.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        let estimate = estimate.unwrap_or(Duration::MAX);
+        bar.set_style(
+            style
+                .with_key(
+                    "filled",
+                    move |state: &ProgressState, out: &mut dyn Write| {
+                        // It is an estimate: only the end fills the bar.
+                        let one = estimate / BAR;
+                        let filled = (1..BAR).take_while(|n| one * *n < state.elapsed()).count();
+                        let _ = write!(
+                            out,
+                            "{}{}",
+                            "━".repeat(filled),
+                            "─".repeat(BAR as usize - filled)
+                        );
+                    },
+                )
+                .with_key("estimate", move |_: &ProgressState, out: &mut dyn Write| {
+                    let _ = write!(out, "{}", human(estimate));
+                }),
+        );
+    }
+    bar.set_message(what.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
 }
 
 /// A step under way. Dropped without [`Step::done`] (an error passed it), it leaves its name and

@@ -3,42 +3,60 @@
 
 use anyhow::{Context, Result, ensure};
 use carapace_e2e::platform::SandboxRequest;
+use serde_json::Value;
 
 use crate::Scenario;
 use crate::world::{SOON, World};
 
 pub(crate) const ALONE: &[Scenario] = &[
     (
-        "without_its_permission_on_the_bus_sandbox_announce_cannot_announce",
+        "without_its_permissions_sandbox_announce_cannot_announce_until_the_event_is_put_back",
         announce,
     ),
-    (
-        "without_its_permission_on_the_secret_sandbox_bind_cannot_bind",
-        bind,
-    ),
+    ("without_its_permissions_sandbox_bind_cannot_bind", bind),
 ];
 
+/// I7: the event whose retries ran out waits on the DLQ, whole; put back when the cause is gone, it
+/// comes to its one end.
 fn announce(world: &World) -> Result<()> {
-    without_policies(
-        world,
-        world.control_plane("SandboxAnnounceRoleName")?,
-        |world| {
-            let ada = world.person("ada")?;
-            let tap = world.tap(&ada.key)?;
-            let request = SandboxRequest::new(&ada.key);
-            world.request_sandbox(&request)?;
-            let execution = world.ended(&request.id, 1, SOON * 3)?.remove(0);
-            ensure!(
-                execution.error.as_deref() == Some("Refused"),
-                "IAM is not enforced: {execution:#?}"
-            );
-            ensure!(
-                tap.seen("Sandbox Ready")?.is_empty(),
-                "announced without permission"
-            );
-            Ok(())
-        },
-    )
+    let ada = world.person("ada")?;
+    let tap = world.tap(&ada.key)?;
+    let request = SandboxRequest::new(&ada.key);
+    let role = world.control_plane("SandboxAnnounceRoleName")?;
+    without_policies(world, role, |world| {
+        world.request_sandbox(&request)?;
+        let execution = world.ended(&request.id, 1, SOON * 3)?.remove(0);
+        ensure!(
+            execution.error.as_deref() == Some("Refused"),
+            "IAM is not enforced: {execution:#?}"
+        );
+        ensure!(
+            tap.seen("Sandbox Ready")?.is_empty(),
+            "announced without permission"
+        );
+        Ok(())
+    })?;
+
+    let queue = world.control_plane("SandboxCreateDlqUrl")?;
+    let waiting = world.queued(queue, &request.id)?;
+    ensure!(waiting.len() == 1, "on the DLQ: {waiting:#?}");
+    let event: Value = serde_json::from_str(&waiting[0])?;
+    ensure!(
+        event["detail"]["id"] == request.id,
+        "the DLQ holds {event:#}"
+    );
+    world.put_event(
+        "test.operator",
+        "Sandbox Requested",
+        &event["detail"].to_string(),
+    )?;
+    tap.expect("Sandbox Ready", SOON)?;
+    world.ended(&request.id, 2, SOON)?;
+    ensure!(
+        tap.seen("Sandbox Ready")?.len() == 1,
+        "announced more than once"
+    );
+    Ok(())
 }
 
 fn bind(world: &World) -> Result<()> {
