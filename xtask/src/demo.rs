@@ -25,8 +25,7 @@ pub(crate) fn run(ui: Ui, options: &cli::Demo) -> Result<()> {
     let began = Instant::now();
     let state_dir = setup::state_dir(options.stack.state_dir.state_dir.as_deref(), "demo")?;
     let node = options.stack.node;
-    let Deployment { stack, took } =
-        setup::deployed(ui, node, &state_dir, For::Demo, options.keep)?;
+    let Deployment { stack, took } = setup::deployed(ui, node, &state_dir, For::Demo)?;
 
     // What talks to pods must do so from inside the stack's network.
     let status = stack
@@ -50,7 +49,7 @@ pub(crate) fn run(ui: Ui, options: &cli::Demo) -> Result<()> {
     ui.row("All of it", human(began.elapsed()));
     ui.row("Logs", stack.info().logs_dir.display());
     if options.keep {
-        keep(ui, &stack, &state_dir)
+        keep(ui, stack, &state_dir)
     } else {
         let step = ui.step("stopping the stack", None);
         stack.down()?;
@@ -98,8 +97,9 @@ pub(crate) fn inside(ui: Ui, state_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn keep(ui: Ui, stack: &Stack, state_dir: &Path) -> Result<()> {
-    let info = stack.info();
+fn keep(ui: Ui, stack: Stack, state_dir: &Path) -> Result<()> {
+    // Only now: until here, an interrupted demo takes its stack with it.
+    let info = stack.detach()?;
     let platform = Platform::open(state_dir)?;
     ui.heading("It is still running");
     ui.row(

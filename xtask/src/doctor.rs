@@ -8,11 +8,16 @@ use carapace_local::{Cache, NodeKind, packages};
 use crate::process::is_root;
 use crate::ui::Ui;
 
+/// The pins that version managers read, too.
+const GO: &str = include_str!("../../.go-version");
+const NODE: &str = include_str!("../../.node-version");
+const PYTHON: &str = include_str!("../../.python-version");
+
 /// A program that must be there, the least version of it, and how to get it.
 struct Tool {
     name: &'static str,
     version_argument: &'static str,
-    least: (u32, u32),
+    least: &'static str,
     how: &'static str,
 }
 
@@ -20,37 +25,37 @@ const TOOLS: [Tool; 6] = [
     Tool {
         name: "cargo",
         version_argument: "--version",
-        least: (1, 95),
+        least: env!("CARGO_PKG_RUST_VERSION"),
         how: "https://rustup.rs; rust-toolchain.toml names the version",
     },
     Tool {
         name: "go",
         version_argument: "version",
-        least: (1, 26),
+        least: GO,
         how: "https://go.dev/dl",
     },
     Tool {
         name: "node",
         version_argument: "--version",
-        least: (20, 0),
+        least: NODE,
         how: "https://nodejs.org",
     },
     Tool {
         name: "npm",
         version_argument: "--version",
-        least: (10, 0),
+        least: "10",
         how: "it comes with Node.js",
     },
     Tool {
         name: "python3",
         version_argument: "--version",
-        least: (3, 11),
+        least: PYTHON,
         how: "apt-get install python3 python3-venv",
     },
     Tool {
         name: "cc",
         version_argument: "--version",
-        least: (0, 0),
+        least: "0",
         how: "apt-get install gcc libc6-dev",
     },
 ];
@@ -105,23 +110,25 @@ fn found(tool: &Tool) -> Result<String, String> {
         .output()
         .map_err(|_| "not found".to_owned())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let version = version(&text).ok_or_else(|| format!("no version in {text:?}"))?;
-    if version < tool.least {
-        return Err(format!(
-            "{}.{} is older than {}.{}",
-            version.0, version.1, tool.least.0, tool.least.1
-        ));
+    let found = version(&text).ok_or_else(|| format!("no version in {text:?}"))?;
+    let least = tool.least.trim();
+    if numbers(found) < numbers(least) {
+        return Err(format!("{found} is older than {least}"));
     }
-    Ok(format!("{}.{}", version.0, version.1))
+    Ok(found.to_owned())
 }
 
-/// The first `major.minor` in a text.
-fn version(text: &str) -> Option<(u32, u32)> {
+/// The first thing in a text that looks like `major.minor` or more.
+fn version(text: &str) -> Option<&str> {
     text.split(|c: char| !c.is_ascii_digit() && c != '.')
-        .find_map(|word| {
-            let (major, rest) = word.split_once('.')?;
-            Some((major.parse().ok()?, rest.split('.').next()?.parse().ok()?))
-        })
+        .find(|word| word.split('.').filter(|part| !part.is_empty()).count() > 1)
+}
+
+fn numbers(version: &str) -> Vec<u32> {
+    version
+        .split('.')
+        .map_while(|part| part.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -132,11 +139,19 @@ mod tests {
     fn versions_are_found_in_what_tools_print() {
         assert_eq!(
             version("cargo 1.95.0 (f2d3ce0bd 2026-03-21)"),
-            Some((1, 95))
+            Some("1.95.0")
         );
-        assert_eq!(version("go version go1.26.8 linux/amd64"), Some((1, 26)));
-        assert_eq!(version("v20.20.2"), Some((20, 20)));
-        assert_eq!(version("gcc (Debian 12.2.0-14) 12.2.0"), Some((12, 2)));
+        assert_eq!(version("go version go1.26.8 linux/amd64"), Some("1.26.8"));
+        assert_eq!(version("v20.20.2"), Some("20.20.2"));
+        assert_eq!(version("gcc (Debian 12.2.0-14) 12.2.0"), Some("12.2.0"));
         assert_eq!(version("none"), None);
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(numbers("1.26.8") > numbers("1.26.3"));
+        assert!(numbers("1.26.10") > numbers("1.26.8"));
+        assert!(numbers("20.20.2") > numbers("20"));
+        assert!(numbers("3.9.2") < numbers("3.11"));
     }
 }

@@ -1,5 +1,5 @@
-//! The container images of the local stack: static binaries, one layer each, made without Docker
-//! by the code that also makes the images for Amazon ECR.
+//! The container images of the local stack: static binaries, one layer each, made without Docker:
+//! the same blobs can be pushed to a registry.
 
 use std::fs::{self, File};
 use std::io::BufWriter;

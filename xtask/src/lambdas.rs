@@ -87,7 +87,9 @@ pub(crate) fn build(target: For) -> Result<(PathBuf, Vec<Built>)> {
         let bootstrap = out.join(name).join("bootstrap");
         fs::create_dir_all(out.join(name))?;
         replace(&binary, &bootstrap)?;
-        runs_on_lambda(&bootstrap)?;
+        if target == For::Deployment {
+            runs_on_lambda(&bootstrap)?;
+        }
         built.push(Built {
             name,
             bytes: fs::metadata(&bootstrap)?.len(),
@@ -117,7 +119,14 @@ pub(crate) fn replace(from: &Path, to: &Path) -> Result<()> {
 /// Fails if the binary asks for a newer glibc than Lambda has: it would not start there.
 fn runs_on_lambda(binary: &Path) -> Result<()> {
     let text = quietly(Command::new("objdump").arg("-T").arg(binary))?;
-    let newest = text.split("GLIBC_").skip(1).filter_map(version).max();
+    // A weak reference is one that the program can do without.
+    let needed = text
+        .lines()
+        .filter(|line| line.split_whitespace().nth(1) != Some("w"));
+    let newest = needed
+        .flat_map(|line| line.split("GLIBC_").skip(1))
+        .filter_map(version)
+        .max();
     match newest {
         Some(needed) if needed > GLIBC => bail!(
             "{} needs glibc {}.{}, but provided.al2023 has {}.{}: build on Debian 12 or older",

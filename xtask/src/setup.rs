@@ -6,10 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use carapace_e2e::Platform;
 use carapace_e2e::deploy::{self, Sources};
-use carapace_local::{Cache, NodeKind, Progress, Stack, UpOptions, build};
+use carapace_local::{Cache, NodeKind, Progress, Stack, UpOptions, build, packages};
 
 use crate::cli::Node;
 use crate::lambdas::{self, For};
@@ -19,7 +19,7 @@ use crate::{images, npm};
 
 /// A stack with the platform deployed on it.
 pub(crate) struct Deployment {
-    /// The stack; it ends when this is dropped, unless it was to be kept.
+    /// The stack; it ends when this is dropped.
     pub stack: Stack,
     /// How long the parts took, for the summary.
     pub took: Vec<(&'static str, Duration)>,
@@ -33,29 +33,56 @@ pub(crate) fn state_dir(asked: Option<&Path>, name: &str) -> Result<PathBuf> {
     }
 }
 
-/// Says at once what would only come to light after minutes of building.
-pub(crate) fn check_machine(node: Node) -> Result<()> {
+/// Sees to it that the machine has what it takes, before minutes are spent on building.
+pub(crate) fn prepare(ui: Ui, node: Node) -> Result<()> {
     if node == Node::Gvisor && !is_root() {
         bail!(
             "the real node needs root, for its namespaces, cgroups and containerd: run this as root, \
-             or with `--node kwok`, which shows everything but the binding and the isolation"
+             or with `--node kwok`, which needs none and shows how a creation that fails is dealt with"
+        );
+    }
+    packages(ui, kind(node))?;
+    if node == Node::Gvisor {
+        packages::load_bridge_firewall().map_err(|problem| anyhow!(problem))?;
+    }
+    Ok(())
+}
+
+/// Installs the Debian packages that are missing for such a node.
+pub(crate) fn packages(ui: Ui, node: NodeKind) -> Result<()> {
+    let mut listener = Listener::new(ui);
+    packages::install(&packages::missing(node), &mut |progress| {
+        listener.hear(progress);
+    })?;
+    Ok(())
+}
+
+fn kind(node: Node) -> NodeKind {
+    match node {
+        Node::Gvisor => NodeKind::Gvisor,
+        Node::Kwok => NodeKind::Kwok,
+    }
+}
+
+/// Fails if a stack is up there already: better now than after the builds.
+pub(crate) fn check_free(state_dir: &Path) -> Result<()> {
+    if Stack::attach(state_dir).is_ok() {
+        bail!(
+            "a stack is already up in {0}: end it with `cargo xtask stack down --state-dir {0}`, \
+             or choose another directory with --state-dir",
+            state_dir.display()
         );
     }
     Ok(())
 }
 
 /// Builds what is missing, starts a stack and deploys the platform to it.
-pub(crate) fn deployed(
-    ui: Ui,
-    node: Node,
-    state_dir: &Path,
-    target: For,
-    detached: bool,
-) -> Result<Deployment> {
+pub(crate) fn deployed(ui: Ui, node: Node, state_dir: &Path, target: For) -> Result<Deployment> {
     let mut took = Vec::new();
     let mut timed = |name, began: Instant| took.push((name, began.elapsed()));
 
-    check_machine(node)?;
+    check_free(state_dir)?;
+    prepare(ui, node)?;
     let began = Instant::now();
     ui.heading("Building");
     if !Cache::of_user().root().join("bin").exists() {
@@ -78,7 +105,7 @@ pub(crate) fn deployed(
 
     let began = Instant::now();
     ui.heading("Starting the stack");
-    let stack = start(ui, &options, detached)?;
+    let stack = start(ui, &options, false)?;
     timed("Starting the stack", began);
 
     let began = Instant::now();
@@ -110,11 +137,7 @@ pub(crate) fn start(ui: Ui, options: &UpOptions, detached: bool) -> Result<Stack
 
 /// What a stack with this kind of node is started with.
 pub(crate) fn up_options(node: Node, state_dir: &Path, images: Vec<PathBuf>) -> UpOptions {
-    let kind = match node {
-        Node::Gvisor => NodeKind::Gvisor,
-        Node::Kwok => NodeKind::Kwok,
-    };
-    let mut options = UpOptions::new(state_dir, kind);
+    let mut options = UpOptions::new(state_dir, kind(node));
     options.images = images;
     options
 }

@@ -29,7 +29,8 @@ pub(crate) fn run(ui: Ui, command: &cli::Stack) -> Result<()> {
 
 fn up(ui: Ui, options: &cli::StackOptions) -> Result<()> {
     let state_dir = setup::state_dir(options.state_dir.state_dir.as_deref(), "default")?;
-    setup::check_machine(options.node)?;
+    setup::check_free(&state_dir)?;
+    setup::prepare(ui, options.node)?;
     ui.heading("Starting a stack");
     let images = if options.node == cli::Node::Gvisor {
         setup::build_images(ui)?

@@ -7,6 +7,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
+/// Prints a line. A reader that went away, such as `head`, has seen enough: that is no error.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 /// The terminal, or what stands in its place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ui {
@@ -35,27 +43,27 @@ impl Ui {
 
     /// A heading, with a blank line around it.
     pub(crate) fn heading(self, text: &str) {
-        println!("\n{}\n", self.paint("1", text));
+        say!("\n{}\n", self.paint("1", text));
     }
 
     /// An indented `Label: value`.
     pub(crate) fn row(self, label: &str, value: impl Display) {
-        println!("  {} {value}", self.paint("2", &format!("{label}:")));
+        say!("  {} {value}", self.paint("2", &format!("{label}:")));
     }
 
     /// An indented line that something was found to hold.
     pub(crate) fn holds(self, text: &str) {
-        println!("  {} {text}", self.paint("32", "✓"));
+        say!("  {} {text}", self.paint("32", "✓"));
     }
 
     /// An indented line that something does not hold.
     pub(crate) fn fails(self, text: &str) {
-        println!("  {} {text}", self.paint("31", "✗"));
+        say!("  {} {text}", self.paint("31", "✗"));
     }
 
     /// A remark.
     pub(crate) fn note(self, text: &str) {
-        println!("  {}", self.paint("2", text));
+        say!("  {}", self.paint("2", text));
     }
 
     /// Begins a step; it ends with [`Step::done`]. Where nothing can move, a step that takes a
@@ -64,7 +72,7 @@ impl Ui {
         let estimate = estimate.filter(|estimate| *estimate >= Duration::from_secs(2));
         let bar = self.moving.then(|| moving_bar(what, estimate));
         if let (None, Some(estimate)) = (&bar, estimate) {
-            println!("  … {what} (about {})", human(estimate));
+            say!("  … {what} (about {})", human(estimate));
         }
         Step {
             ui: self,

@@ -1,15 +1,13 @@
 //! What an agent can and cannot do from inside its sandbox. Every refusal has a control beside
 //! it that shows the same thing answering elsewhere: nothing here passes because nobody listens.
 
-use std::net::{TcpStream, ToSocketAddrs as _};
-use std::time::Duration;
-
 use anyhow::{Context, Result, anyhow, ensure};
 use carapace_e2e::platform::SandboxRequest;
+use carapace_e2e::reach;
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::world::{Pool, World};
+use crate::world::World;
 
 pub(crate) const ALL: &[Scenario] = &[
     ("a_sandbox_has_a_kernel_of_its_own", kernel),
@@ -156,81 +154,16 @@ fn network(world: &World) -> Result<()> {
     let (ada, eve) = (world.person("ada")?, world.person("eve")?);
     eve.gets_an_agent(&SandboxRequest::new(&eve.key))?;
     let (_, others) = world.cluster.sandbox_of(&eve.key)?;
-    let targets = Targets::of(world, &others)?;
+    let targets = reach::targets(world, &others);
 
-    let (warm, _) = only(&pool)?;
-    targets
-        .hold(world, &warm)
-        .context("in the warm sandbox, before any claim")?;
+    let (warm, _) = pool
+        .warm()?
+        .into_iter()
+        .next()
+        .context("the pool has no warm sandbox")?;
+    reach::hold(world, &warm, &targets).context("in the warm sandbox, before any claim")?;
     ada.gets_an_agent(&SandboxRequest::new(&ada.key).from_pool(pool.name()))?;
     let (claimed, _) = world.cluster.sandbox_of(&ada.key)?;
     ensure!(claimed == warm, "the claim did not take the warm sandbox");
-    targets
-        .hold(world, &claimed)
-        .context("in the claimed sandbox")
-}
-
-fn only(pool: &Pool<'_>) -> Result<(String, String)> {
-    pool.warm()?
-        .into_iter()
-        .next()
-        .ok_or_else(|| anyhow!("pool {} has no warm sandbox", pool.name()))
-}
-
-/// What an agent may reach, and what it may not.
-struct Targets {
-    open: Vec<String>,
-    closed: Vec<String>,
-}
-
-impl Targets {
-    /// Each of them answers on the node; an agent is to reach one only.
-    fn of(world: &World, others: &str) -> Result<Self> {
-        let node = &world.info.node_ip;
-        let api = world.info.kube_api.rsplit(':').next().unwrap_or_default();
-        let targets = Self {
-            open: vec![
-                world
-                    .info
-                    .model_gateway_url
-                    .trim_start_matches("http://")
-                    .to_owned(),
-            ],
-            closed: vec![
-                format!("{node}:{api}"),
-                format!("{node}:10250"),
-                format!("{node}:8080"),
-                "169.254.169.254:80".to_owned(),
-                format!("{others}:18790"),
-            ],
-        };
-        for target in targets.open.iter().chain(&targets.closed) {
-            let address = target
-                .to_socket_addrs()?
-                .next()
-                .ok_or_else(|| anyhow!("{target} is no address"))?;
-            TcpStream::connect_timeout(&address, Duration::from_secs(3))
-                .with_context(|| format!("the control: nothing listens at {target}"))?;
-        }
-        Ok(targets)
-    }
-
-    fn hold(&self, world: &World, sandbox: &str) -> Result<()> {
-        let asked: Vec<&str> = self
-            .open
-            .iter()
-            .chain(&self.closed)
-            .map(String::as_str)
-            .collect();
-        for dial in world.cluster.dial(sandbox, &asked)? {
-            let wanted = self.open.contains(&dial.target);
-            ensure!(
-                dial.is_open() == wanted,
-                "{} is {}, wanted open: {wanted}",
-                dial.target,
-                dial.outcome
-            );
-        }
-        Ok(())
-    }
+    reach::hold(world, &claimed, &targets).context("in the claimed sandbox")
 }

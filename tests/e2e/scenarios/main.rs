@@ -26,7 +26,8 @@ fn main() -> ExitCode {
     // Scenarios mostly wait: more of them than cores can be under way.
     arguments.test_threads = arguments.test_threads.or(Some(6));
     if arguments.list {
-        return libtest_mimic::run(&arguments, trials(None)).exit_code();
+        let all = trials(None).into_iter().chain(alone(None)).collect();
+        return libtest_mimic::run(&arguments, all).exit_code();
     }
     let world = match World::open() {
         Ok(world) => world,
@@ -41,16 +42,22 @@ fn main() -> ExitCode {
             test_threads: Some(1),
             ..arguments
         },
-        permissions::ALONE
-            .iter()
-            .map(|(name, scenario)| trial(name, *scenario, Some(&world)))
-            .collect(),
+        alone(Some(&world)),
     );
     if together.has_failed() || alone.has_failed() {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
     }
+}
+
+/// Those that change what all share.
+fn alone(world: Option<&World>) -> Vec<Trial> {
+    [bad_input::ALONE, permissions::ALONE]
+        .concat()
+        .into_iter()
+        .map(|(name, scenario)| trial(name, scenario, world))
+        .collect()
 }
 
 fn trials(world: Option<&World>) -> Vec<Trial> {

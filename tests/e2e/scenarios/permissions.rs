@@ -116,14 +116,15 @@ fn without_policies(
         !taken.is_empty(),
         "role {role} has no inline policy to take away"
     );
-    for (name, _) in &taken {
+    let taken_away = taken.iter().try_for_each(|(name, _)| {
         iam(&[
             ("Action", "DeleteRolePolicy"),
             ("RoleName", role),
             ("PolicyName", name),
-        ])?;
-    }
-    let result = then(world);
+        ])
+        .map(drop)
+    });
+    let result = taken_away.and_then(|()| then(world));
     for (name, document) in &taken {
         iam(&[
             ("Action", "PutRolePolicy"),

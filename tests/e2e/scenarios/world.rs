@@ -95,7 +95,10 @@ impl World {
                 let ready = pool
                     .as_ref()
                     .and_then(|p| p["status"]["readyReplicas"].as_u64());
-                ready.unwrap_or(0) == u64::from(replicas)
+                let seen = pool
+                    .as_ref()
+                    .is_some_and(|p| p["status"]["observedGeneration"].is_u64());
+                seen && ready.unwrap_or(0) == u64::from(replicas)
             },
         )?;
         Ok(pool_guard)

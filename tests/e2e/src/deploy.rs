@@ -1,8 +1,8 @@
 //! Deploying the platform to a stack, the way an operator deploys it to AWS: `cdk bootstrap`,
 //! `cdk deploy --all`, then the charts with Helm.
 //!
-//! On AWS the two values that connect the halves (the public key that agentd trusts, the model
-//! gateway's master key) are carried over by the cluster's bootstrap. Here this module does that.
+//! Two values connect the halves: the public key that agentd trusts, and the model gateway's master
+//! key. An operator on AWS carries them over as `cdk/README.md` says; here this module does.
 
 use std::fs::File;
 use std::path::Path;
@@ -65,7 +65,7 @@ pub fn deploy(stack: &Stack, sources: &Sources<'_>) -> Result<()> {
     )
 }
 
-/// The charts, installed by Helm from the files that Argo CD reads on AWS.
+/// The charts, installed by Helm from the same files as on AWS.
 pub fn install_charts(platform: &Platform, sources: &Sources<'_>) -> Result<()> {
     let jwks = jwks(platform)?;
     let jwks_file = platform.info.state_dir.join("jwks.json");
@@ -189,10 +189,22 @@ fn cdk(stack: &Stack, sources: &Sources<'_>, log: &str, args: &[&str]) -> Result
         .env("CDK_DISABLE_CLI_TELEMETRY", "true")
         .env("CDK_DISABLE_VERSION_CHECK", "1")
         .env_remove("AWS_CA_BUNDLE");
+    // Said here although the stage knows them: a context file of the operator's own would win.
+    for value in [
+        format!("account={}", info.account),
+        format!("region={}", info.region),
+        "allowedEmailDomains=example.com".to_owned(),
+    ] {
+        command.arg("-c").arg(value);
+    }
     if info.node == NodeKind::Kwok {
         // No pod answers on a simulated node. Loopback refuses at once, where the gateway's address
         // would lead out of the machine.
         command.args(["-c", "modelGatewayUrl=http://127.0.0.1:9"]);
+    } else {
+        command
+            .arg("-c")
+            .arg(format!("modelGatewayUrl={}", info.model_gateway_url));
     }
     if let Some(faults) = sources.faults {
         command

@@ -1,5 +1,7 @@
 //! Executions of the state machines.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -44,12 +46,35 @@ impl Platform {
         )?;
         let mut found = Vec::new();
         for item in list["executions"].as_array().into_iter().flatten().rev() {
-            let execution = self.execution(&aws::string(item, "/executionArn")?)?;
-            if execution.input["detail"]["id"] == event_id {
-                found.push(execution);
+            let arn = aws::string(item, "/executionArn")?;
+            if self.event_of(&arn)? == event_id {
+                found.push(self.execution(&arn)?);
             }
         }
         Ok(found)
+    }
+
+    /// The id of the event that started an execution. It never changes, so it is asked for once:
+    /// many scenarios look for theirs among the executions of all.
+    fn event_of(&self, arn: &str) -> Result<String> {
+        let known = |events: &Mutex<HashMap<String, String>>| {
+            events
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(arn)
+                .cloned()
+        };
+        if let Some(event) = known(&self.events) {
+            return Ok(event);
+        }
+        let input = self.execution(arn)?.input;
+        let event = input["detail"]["id"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.insert(arn.to_owned(), event.clone());
+        Ok(event)
     }
 
     /// One execution as it stands.

@@ -13,6 +13,7 @@ mod eventually;
 pub mod execution;
 pub mod identity;
 pub mod platform;
+pub mod reach;
 pub mod tap;
 
 pub use eventually::eventually;

@@ -1,6 +1,8 @@
 //! The platform as deployed on one stack.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -25,6 +27,8 @@ pub struct Platform {
     /// Its Kubernetes cluster, as the administrator sees it.
     pub cluster: Cluster,
     outputs: Value,
+    /// The event that started each execution that was looked at.
+    pub(crate) events: Mutex<HashMap<String, String>>,
 }
 
 impl Platform {
@@ -50,6 +54,7 @@ impl Platform {
             cluster: Cluster::new(stack),
             outputs: serde_json::from_str(&outputs)
                 .with_context(|| format!("reading {}", path.display()))?,
+            events: Mutex::default(),
             info,
         })
     }

@@ -66,7 +66,7 @@ enum Proof {
     PythonModule,
 }
 
-/// Every program here is run by a part of the stack or by Go's C compiler, never by a shell script.
+/// Every program here is run by a part of the stack, by Go's C compiler or by a test.
 const COMMON: &[(&str, Proof, &str, &str)] = &[
     ("ip", Proof::Program, "iproute2", "the network namespace"),
     ("nsenter", Proof::Program, "util-linux", "`stack.enter`"),
@@ -76,6 +76,14 @@ const COMMON: &[(&str, Proof, &str, &str)] = &[
         "python3-venv",
         "MiniStack's Python environment",
     ),
+    (
+        "objdump",
+        Proof::Program,
+        "binutils",
+        "the check of the Lambda functions",
+    ),
+    ("curl", Proof::Program, "curl", "the stack's tests"),
+    ("pgrep", Proof::Program, "procps", "the launcher's tests"),
 ];
 
 const GVISOR: &[(&str, Proof, &str, &str)] = &[
@@ -92,6 +100,7 @@ const GVISOR: &[(&str, Proof, &str, &str)] = &[
         "libseccomp-dev",
         "the build of runc",
     ),
+    ("modprobe", Proof::Program, "kmod", "the bridge's firewall"),
     ("iptables", Proof::Program, "iptables", "kube-router"),
     ("ipset", Proof::Program, "ipset", "kube-router"),
     ("nft", Proof::Program, "nftables", "kube-proxy"),
@@ -164,6 +173,23 @@ pub fn install(missing: &[Missing], listener: &mut Listener<'_>) -> Result<(), P
             apt_get(&install)
         })
     })
+}
+
+/// Sees to it that the kernel shows a bridge's traffic to the firewall, without which no policy
+/// holds between pods of one node. Returns what to do where that is not in our hands.
+pub fn load_bridge_firewall() -> Result<(), &'static str> {
+    let loaded = || Path::new("/proc/sys/net/bridge").is_dir();
+    if !loaded() {
+        // Whether it worked shows in what is loaded then.
+        let _ = Command::new("modprobe").arg("br_netfilter").output();
+    }
+    if loaded() {
+        Ok(())
+    } else {
+        Err(
+            "the kernel's br_netfilter cannot be loaded here, without which no policy holds between pods; try `modprobe br_netfilter`, or use a simulated node",
+        )
+    }
 }
 
 fn is_there(what: &str, proof: &Proof) -> bool {

@@ -2,8 +2,9 @@
 
 use anyhow::{Result, anyhow, ensure};
 use carapace_e2e::Platform;
-use carapace_e2e::cluster::{AGENTS, Dial};
+use carapace_e2e::cluster::AGENTS;
 use carapace_e2e::identity::User;
+use carapace_e2e::reach;
 use serde_json::Value;
 
 use super::{SOON, sandbox};
@@ -67,61 +68,28 @@ pub(super) fn run(ui: Ui, platform: &Platform, ada: &User, eve: &User) -> Result
         "Eve's tokens are refused by Ada's sandbox: 401 for another sandbox, 403 for another user",
     );
 
+    let targets = reach::targets(platform, &others);
+    let names = |open| {
+        let names = targets
+            .iter()
+            .filter(|target| target.open == open)
+            .map(|target| target.name);
+        names.collect::<Vec<_>>().join(", ")
+    };
     let warm = warm_sandbox(platform)?;
     for (when, pod) in [
         ("before the claim, in a warm sandbox", &warm),
         ("after the claim, in Ada's", &adas),
     ] {
-        reach(ui, platform, when, pod, &others)?;
+        reach::hold(platform, pod, &targets)?;
+        ui.holds(&format!(
+            "{when}: {} answers; out of reach are {}",
+            names(true),
+            names(false)
+        ));
     }
+    ui.note("each of them answers on the node, before and after");
     Ok(())
-}
-
-fn reach(ui: Ui, platform: &Platform, when: &str, pod: &str, others: &str) -> Result<()> {
-    let node = &platform.info.node_ip;
-    let api = platform
-        .info
-        .kube_api
-        .rsplit(':')
-        .next()
-        .unwrap_or_default();
-    let gateway = platform
-        .info
-        .model_gateway_url
-        .trim_start_matches("http://");
-    let (api, kubelet, others) = (
-        format!("{node}:{api}"),
-        format!("{node}:10250"),
-        format!("{others}:18790"),
-    );
-    let targets = [
-        ("the model gateway", gateway, true),
-        ("the API server", api.as_str(), false),
-        ("the node", kubelet.as_str(), false),
-        ("instance metadata", "169.254.169.254:80", false),
-        ("another user's sandbox", others.as_str(), false),
-    ];
-    let asked: Vec<&str> = targets.iter().map(|(_, target, _)| *target).collect();
-    let dials = platform.cluster.dial(pod, &asked)?;
-    let mut words = Vec::new();
-    for ((name, target, open), dial) in targets.iter().zip(&dials) {
-        ensure!(
-            dial.is_open() == *open,
-            "{when}: {name} ({target}) is {}",
-            dial.outcome
-        );
-        words.push(format!("{name} {}", outcome(dial)));
-    }
-    ui.holds(&format!("{when}: {}", words.join(", ")));
-    Ok(())
-}
-
-fn outcome(dial: &Dial) -> &str {
-    if dial.is_open() {
-        "answers"
-    } else {
-        "out of reach"
-    }
 }
 
 /// A sandbox of the default pool that has no claim yet.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use carapace_local::{Cache, build};
+use carapace_local::{Cache, NodeKind, build};
 
 use super::count::{Count, Runner};
 use crate::cli::Node;
@@ -233,6 +233,7 @@ fn litellm(ui: Ui, _: Option<&str>) -> Result<Count> {
 }
 
 fn stack(ui: Ui, _: Option<&str>) -> Result<Count> {
+    setup::prepare(ui, Node::Gvisor)?;
     let archives = setup::build_images(ui)?;
     let mut command = cargo();
     command.args([
@@ -260,7 +261,7 @@ fn scenarios(ui: Ui, filter: Option<&str>) -> Result<Count> {
     let step = ui.step("the scenarios", Some(std::time::Duration::from_secs(120)));
     let program = test_program("carapace-e2e", "scenarios")?;
     step.done("the scenarios are compiled");
-    let deployment = setup::deployed(ui, Node::Gvisor, &state_dir, For::Scenarios, false)?;
+    let deployment = setup::deployed(ui, Node::Gvisor, &state_dir, For::Scenarios)?;
     ui.heading("Scenarios");
     let mut command = deployment.stack.enter(program);
     command
@@ -295,6 +296,7 @@ fn test_program(package: &str, target: &str) -> Result<PathBuf> {
 
 /// The interpreter of an environment with what a requirements file of the repository pins.
 fn python(ui: Ui, requirements: &str) -> Result<PathBuf> {
+    setup::packages(ui, NodeKind::None)?;
     let mut listener = Listener::new(ui);
     let path: &Path = &root().join(requirements);
     Ok(build::python(&Cache::of_user(), path, &mut |progress| {
