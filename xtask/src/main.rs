@@ -59,7 +59,7 @@ fn lambdas(ui: Ui) -> Result<()> {
     ui.heading("Lambda functions for provided.al2023, x86_64");
     let step = ui.step(
         "building them, size-optimised",
-        Some(std::time::Duration::from_secs(420)),
+        Some(std::time::Duration::from_secs(260)),
     );
     let (directory, built) = lambdas::build(lambdas::For::Deployment)?;
     step.done("built");

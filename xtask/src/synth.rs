@@ -14,7 +14,7 @@ pub(crate) fn run(ui: Ui, options: &cli::Synth) -> Result<()> {
     let directory = root().join("cdk");
     let step = ui.step(
         "the Lambda functions, size-optimised",
-        Some(std::time::Duration::from_secs(420)),
+        Some(std::time::Duration::from_secs(260)),
     );
     let (functions, _) = lambdas::build(lambdas::For::Deployment)?;
     step.done("the Lambda functions");

@@ -9,7 +9,7 @@ use carapace_local::{Cache, NodeKind, build};
 
 use super::count::{Count, Runner};
 use crate::cli::Node;
-use crate::lambdas::For;
+use crate::lambdas::{self, For};
 use crate::process::{cargo, quietly, root};
 use crate::setup::{self, Listener};
 use crate::ui::Ui;
@@ -57,6 +57,11 @@ pub(super) const ALL: &[Job] = &[
         name: "unit",
         checks: "unit and integration tests of every crate",
         run: unit,
+    },
+    Job {
+        name: "lambdas",
+        checks: "the functions build as they are deployed, for the glibc that Lambda has",
+        run: lambdas,
     },
     Job {
         name: "cdk",
@@ -152,6 +157,17 @@ fn unit(ui: Ui, _: Option<&str>) -> Result<Count> {
     ]);
     count += counted(ui, Runner::Cargo, &mut inside)?;
     Ok(count)
+}
+
+fn lambdas(ui: Ui, _: Option<&str>) -> Result<Count> {
+    let step = ui.step(
+        "building them, size-optimised",
+        Some(std::time::Duration::from_secs(260)),
+    );
+    let (_, built) = lambdas::build(For::Deployment)?;
+    step.quiet();
+    let passed = u32::try_from(built.len())?;
+    Ok(Count { passed, failed: 0 })
 }
 
 fn cdk(ui: Ui, _: Option<&str>) -> Result<Count> {
