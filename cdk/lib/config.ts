@@ -2,6 +2,7 @@ import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Environment } from 'aws-cdk-lib';
 import type { Node } from 'constructs';
+import { SUBNET_MASKS } from './network/subnets.ts';
 import { type Stage, STAGES, type StageName } from './stage.ts';
 
 const CDK_ROOT = resolve(dirname(fileURLToPath(import.meta.url)), '..');
@@ -67,7 +68,7 @@ export function readConfig(node: Node): Config {
       cidr: context.text('vpcCidr', VPC_CIDR, '10.20.0.0/16'),
       availabilityZones: zones,
       // One per zone: the loss of a zone must not cut the others off from AWS.
-      natGateways: context.integer('natGateways', 1, 3, zones.length || 3),
+      natGateways: context.integer('natGateways', 1, zones.length || 3, zones.length || 3, 'the number of zones'),
     },
     cluster: {
       admins: context.list('clusterAdmins', ROLE_ARN, []),
@@ -93,6 +94,12 @@ export function readConfig(node: Node): Config {
   };
   if (zones.length === 1 && zones.every(ZONE.test)) {
     context.reject('availabilityZones', 'names one zone, and EKS wants two at least: name another or drop the key');
+  }
+  if (VPC_CIDR.test(config.vpc.cidr) && zones.length > zonesIn(config.vpc.cidr)) {
+    context.reject(
+      'availabilityZones',
+      `names ${zones.length} zones, and ${config.vpc.cidr} has room for the subnets of ${zonesIn(config.vpc.cidr)}: name fewer or give a larger vpcCidr`,
+    );
   }
   if (config.faultDir !== undefined && !stage.faultInjection) {
     context.reject(
@@ -140,10 +147,11 @@ const ACCOUNT = form(/^\d{12}$/, 'an account id of 12 digits');
 const REGION = form(/^[a-z]{2}(-[a-z]+)+-\d$/, 'a region such as eu-central-1');
 const ZONE = form(/^[a-z]{2}(-[a-z]+)+-\d[a-z]$/, 'availability zones such as eu-central-1a,eu-central-1b');
 const CIDR = form(new RegExp(`^${OCTET}(\\.${OCTET}){3}/(3[0-2]|[12]?\\d)$`), 'IPv4 networks such as 203.0.113.0/24');
-// Smaller ones do not hold three zones of nodes whose every pod takes an address.
+// Smaller ones do not hold three zones of nodes whose every pod takes an address. Only these ranges
+// are kept from agents on their way to the internet: in any other they could reach nodes and functions.
 const VPC_CIDR = form(
-  new RegExp(`^${OCTET}(\\.${OCTET}){3}/1[67]$`),
-  'an IPv4 network of /16 or /17 such as 10.20.0.0/16',
+  /^(10\.(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)|172\.(1[6-9]|2\d|3[01])|192\.168|100\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7]))\.(0\.0\/16|(0|128)\.0\/17)$/,
+  'a private network of /16 or /17 by its first address, in 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10, such as 10.20.0.0/16',
 );
 const LABEL = form(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, 'a DNS-1123 label (a-z, 0-9, -, at most 63 characters)');
 const DOMAIN = form(
@@ -166,6 +174,13 @@ const CALLBACK_URL: Form = {
   test: (value) => parseUrl(value)?.protocol === 'https:' || parseUrl(value)?.hostname === 'localhost',
   wants: 'https URLs, or http://localhost ones',
 };
+
+/** How many zones a VPC has room for: each takes a subnet of every kind. */
+function zonesIn(vpcCidr: string): number {
+  const addresses = (mask: number) => 2 ** (32 - mask);
+  const perZone = Object.values(SUBNET_MASKS).reduce((sum, mask) => sum + addresses(mask), 0);
+  return Math.floor(addresses(Number(vpcCidr.split('/')[1])) / perZone);
+}
 
 function parseUrl(value: string): URL | undefined {
   return URL.canParse(value) ? new URL(value) : undefined;
@@ -214,12 +229,13 @@ class Context {
     return values?.length ? values : (fallback ?? []);
   }
 
-  integer(key: string, least: number, most: number, fallback: number): number {
+  /** `limit` says why there is an upper end, if that is not plain. */
+  integer(key: string, least: number, most: number, fallback: number, limit?: string): number {
     const value = this.value(key);
     if (value === undefined) return fallback;
     const number = Number(value);
     if (!Number.isInteger(number) || number < least || number > most) {
-      this.refuse(key, value, `a whole number from ${least} to ${most}`);
+      this.refuse(key, value, `a whole number from ${least} to ${most}${limit === undefined ? '' : `, ${limit}`}`);
     }
     return number;
   }

@@ -92,6 +92,13 @@ describe('the cluster', () => {
       expect(Properties.SourceSecurityGroupId).toEqual({ 'Fn::GetAtt': [clients, 'GroupId'] });
   });
 
+  test('names the group that nodes must carry for its clients to be let in', () => {
+    const rules = Object.values(app.resources(STACK, 'AWS::EC2::SecurityGroupIngress'));
+    const { Value } = app.json(STACK).Outputs.ClusterSecurityGroupId;
+    expect(rules).toHaveLength(3);
+    for (const { Properties } of rules) expect(Properties.GroupId).toEqual(Value);
+  });
+
   test('admits two functions, each into the group of its own', () => {
     const entries = app.resources('CarapaceControlPlane', 'AWS::EKS::AccessEntry');
     expect(

@@ -1,8 +1,11 @@
 import { App } from 'aws-cdk-lib';
 import { describe, expect, test } from 'vitest';
 import { ConfigError, readConfig } from '../lib/config.ts';
-import { GIVEN, Synthesised } from './synthesised.ts';
+import { featureFlags, GIVEN, Synthesised } from './synthesised.ts';
 
+/** So many zones of a region, as the command line gives them. */
+const zones = (count: number) =>
+  [...'abcdefgh'].slice(0, count).map((letter) => `eu-central-1${letter}`).join(',');
 const read = (context: Record<string, unknown>) => readConfig(new App({ context }).node);
 
 describe('what is given', () => {
@@ -47,6 +50,28 @@ describe('what is given', () => {
     expect(read(GIVEN).vpc.natGateways).toBe(3);
     expect(read({ ...GIVEN, availabilityZones: 'eu-central-1a,eu-central-1b' }).vpc.natGateways).toBe(2);
     expect(read({ ...GIVEN, natGateways: '1' }).vpc.natGateways).toBe(1);
+    expect(read({ ...GIVEN, availabilityZones: zones(4) }).vpc.natGateways).toBe(4);
+  });
+
+  test.each([
+    ['10.255.0.0/16', 6],
+    ['172.16.0.0/16', 3],
+    ['172.31.128.0/17', 3],
+    ['192.168.0.0/17', 2],
+    ['100.64.0.0/16', 4],
+    ['100.127.128.0/17', 3],
+  ])('a VPC of %s has room for %i zones', (vpcCidr, count) => {
+    const context = { ...GIVEN, vpcCidr, availabilityZones: zones(count) };
+    expect(read(context).vpc.cidr).toBe(vpcCidr);
+    // CDK's own arithmetic agrees.
+    const app = new Synthesised('aws', { ...context, account: '111122223333', region: 'eu-central-1' });
+    expect(Object.keys(app.resources('CarapaceNetwork', 'AWS::EC2::Subnet'))).toHaveLength(3 * count);
+  });
+
+  test('of a cdk.json these tests take what CDK itself is told, and no value of an operator', () => {
+    const flag = { '@aws-cdk/core:explicitStackTags': true };
+    const operators = { modelGatewayUrl: 'http://elsewhere.example.com', vpcCidr: '10.9.0.0/16' };
+    expect(featureFlags({ ...flag, ...operators })).toEqual(flag);
   });
 });
 
@@ -56,10 +81,21 @@ describe('what cannot be used', () => {
     ['account', '1234'],
     ['region', 'frankfurt'],
     ['vpcCidr', '10.20.0.0/24'],
-    ['vpcCidr', '10.20.0.256/16'],
+    ['vpcCidr', '10.256.0.0/16'],
+    ['vpcCidr', '10.20.1.0/16'],
+    ['vpcCidr', '10.20.64.0/17'],
+    ['vpcCidr', '11.0.0.0/16'],
+    ['vpcCidr', '172.15.0.0/16'],
+    ['vpcCidr', '172.32.0.0/16'],
+    ['vpcCidr', '192.169.0.0/16'],
+    ['vpcCidr', '100.63.0.0/16'],
+    ['vpcCidr', '100.128.0.0/16'],
+    ['vpcCidr', '203.0.0.0/16'],
     ['availabilityZones', 'eu-central-1'],
     ['availabilityZones', 'eu-central-1a'],
+    ['availabilityZones', zones(8)],
     ['natGateways', '0'],
+    ['natGateways', '4'],
     ['natGateways', 'two'],
     ['clusterAdmins', 'arn:aws:iam::111122223333:user/someone'],
     ['operatorCidrs', '203.0.113.0'],
@@ -82,6 +118,18 @@ describe('what cannot be used', () => {
     const context = { ...GIVEN, account: '111122223333', region: 'eu-central-1', [key]: value };
     expect(() => read(context)).toThrow(
       new RegExp(`^This context cannot be deployed:\n  ${key}: .*(give|name) [^\n]+$`),
+    );
+  });
+
+  test('a VPC that cannot hold its zones says how many it holds', () => {
+    expect(() => read({ ...GIVEN, vpcCidr: '10.20.0.0/17', availabilityZones: zones(4) })).toThrow(
+      '  availabilityZones: names 4 zones, and 10.20.0.0/17 has room for the subnets of 3: name fewer or give a larger vpcCidr',
+    );
+  });
+
+  test('there are no more NAT gateways than zones', () => {
+    expect(() => read({ ...GIVEN, availabilityZones: zones(2), natGateways: '3' })).toThrow(
+      "  natGateways: '3' cannot be used: give a whole number from 1 to 2, the number of zones",
     );
   });
 

@@ -175,7 +175,7 @@ test('the outputs are those that tools read', () => {
       .filter((name) => !name.startsWith('ExportsOutput'))
       .sort();
   expect(names('CarapaceNetwork')).toEqual(['FunctionCidrs']);
-  expect(names('CarapaceCluster')).toEqual(['ClusterEndpoint', 'ClusterName', 'VpcId']);
+  expect(names('CarapaceCluster')).toEqual(['ClusterEndpoint', 'ClusterName', 'ClusterSecurityGroupId', 'VpcId']);
   expect(names('CarapaceControlPlane')).toEqual([
     'AgentdSigningKeyArn',
     'AlarmTopicArn',

@@ -1,3 +1,4 @@
+import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { ENVIRONMENT, type Resource, Synthesised, synthesised } from './synthesised.ts';
 
@@ -42,6 +43,26 @@ describe('the network', () => {
       expect(tags(subnet).get('karpenter.sh/discovery')).toBe('carapace');
       expect(tags(subnet).get('kubernetes.io/role/internal-elb')).toBe('1');
     }
+  });
+
+  test('the example network policies speak of these subnets and of no other address of the VPC', () => {
+    const blocks = (group: string) => subnets(synthesised('aws'), group).map((subnet) => subnet.Properties.CidrBlock);
+    const [nodes, functions] = [blocks('Nodes'), blocks('Functions')];
+    const resolver = '10.20.0.2/32';
+    const folder = new URL('../../cluster/examples/network-policies/', import.meta.url);
+    const named = Object.fromEntries(
+      readdirSync(folder)
+        .filter((file) => file.endsWith('.yaml'))
+        .map((file) => {
+          const cidrs = [...readFileSync(new URL(file, folder), 'utf8').matchAll(/cidr: (10\.20\.\S+)/g)];
+          return [file, [...new Set(cidrs.map(([, cidr]) => cidr))].sort()];
+        }),
+    );
+    expect(named).toEqual({
+      'kube-system.yaml': [resolver, ...nodes].sort(),
+      'agent-sandbox-system.yaml': [...nodes].sort(),
+      'model-gateway.yaml': [...nodes, ...functions].sort(),
+    });
   });
 
   test('every packet is logged', () => {

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { asList, type Json, synthesised } from './synthesised.ts';
+import { asList, ENVIRONMENT, type Json, Synthesised, synthesised } from './synthesised.ts';
 
 const STACK = 'CarapaceControlPlane';
 const app = synthesised('aws');
@@ -102,6 +102,23 @@ describe('the state machine', () => {
     const wide = policy.Properties.PolicyDocument.Statement.filter(({ Resource }: Json) => Resource === '*');
     for (const action of wide.flatMap(({ Action }: Json) => asList<string>(Action)))
       expect(action).toMatch(/^(logs|xray):/);
+  });
+
+  test('has a role that Step Functions takes up for this machine and for no other', () => {
+    const [, bound] = new Synthesised('aws', ENVIRONMENT).resource(STACK, 'AWS::IAM::Role', /^SandboxCreateRole/);
+    expect(bound.Properties.AssumeRolePolicyDocument.Statement).toEqual([
+      {
+        Action: 'sts:AssumeRole',
+        Effect: 'Allow',
+        Principal: { Service: 'states.amazonaws.com' },
+        Condition: {
+          StringEquals: { 'aws:SourceAccount': '111122223333' },
+          ArnLike: {
+            'aws:SourceArn': `arn:aws:states:eu-central-1:111122223333:stateMachine:${machine.Properties.StateMachineName}`,
+          },
+        },
+      },
+    ]);
   });
 
   test('a dead letter goes to the queue that has the alarm, and the last resort is to fail, which has one too', () => {

@@ -21,6 +21,11 @@ export const GIVEN = {
 export const ENVIRONMENT = { account: '111122223333', region: 'eu-central-1' };
 
 export type Json = any;
+
+/** Of the context in a cdk.json, what says how CDK itself behaves; an operator's values may be there too. */
+export function featureFlags(context: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(context).filter(([key]) => key.startsWith('@aws-cdk/')));
+}
 export interface Resource {
   readonly Type: string;
   readonly Properties: Json;
@@ -31,7 +36,9 @@ export class Synthesised {
   readonly app: App;
 
   constructor(stage: StageName, context: Record<string, unknown> = {}) {
-    this.app = new App({ context: { ...cdkJson.context, stage, lambdaDir: lambdaDir(), ...GIVEN, ...context } });
+    this.app = new App({
+      context: { ...featureFlags(cdkJson.context), stage, lambdaDir: lambdaDir(), ...GIVEN, ...context },
+    });
     carapace(this.app, readConfig(this.app.node));
   }
 

@@ -1,4 +1,4 @@
-//! The charts, rendered by the real Helm and held against the real schemas.
+//! The charts, rendered by the real Helm, and the examples beside them, held against the real schemas.
 //!
 //! Needs `HELM` (a Helm 4 binary) and `AGENT_SANDBOX_MODULE` (the directory of the Go module
 //! `sigs.k8s.io/agent-sandbox` at the version we deploy).
@@ -10,11 +10,15 @@
 )]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::PathBuf;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
-use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer};
+use k8s_openapi::api::networking::v1::{
+    NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -52,12 +56,32 @@ fn every_chart() -> Vec<Rendered> {
         .collect()
 }
 
-fn custom_resources() -> CustomResources {
-    let module = helm::tool(
+/// The example network policies, by the namespace after which their file is named.
+fn example_policies() -> BTreeMap<String, Rendered> {
+    let directory = helm::repository().join("cluster/examples/network-policies");
+    fs::read_dir(directory)
+        .expect("the examples")
+        .map(|entry| entry.expect("a directory entry").path())
+        .filter(|file| {
+            file.extension()
+                .is_some_and(|extension| extension == "yaml")
+        })
+        .map(|file| {
+            let namespace = file.file_stem().and_then(OsStr::to_str).expect("a name");
+            (namespace.to_owned(), Rendered::of_file(&file))
+        })
+        .collect()
+}
+
+fn agent_sandbox_module() -> PathBuf {
+    PathBuf::from(helm::tool(
         "AGENT_SANDBOX_MODULE",
         "the directory of the Go module sigs.k8s.io/agent-sandbox",
-    );
-    CustomResources::of_agent_sandbox(Path::new(&module))
+    ))
+}
+
+fn custom_resources() -> CustomResources {
+    CustomResources::of_agent_sandbox(&agent_sandbox_module())
 }
 
 /// The pod templates of the sandboxes.
@@ -159,6 +183,7 @@ fn the_api_server_would_keep_every_field_of_every_object() {
     let schemas = custom_resources();
     let findings: Vec<String> = every_chart()
         .iter()
+        .chain(example_policies().values())
         .flat_map(|rendered| rendered.objects.iter())
         .flat_map(|object| schemas.findings(object))
         .collect();
@@ -381,34 +406,187 @@ fn what_no_policy_allows_is_denied_in_both_directions_even_without_a_label() {
                 && spec.egress.is_none()
         });
         assert!(closed, "a pod without labels would have a network");
-        for policy in policies {
-            let spec = policy.spec.expect("a spec");
-            for rule in spec.ingress.unwrap_or_default() {
-                let peers = rule.from.unwrap_or_default();
-                assert!(
-                    !peers.is_empty(),
-                    "{:?} admits everybody",
-                    policy.metadata.name
-                );
-                assert!(
-                    rule.ports.is_some_and(|ports| !ports.is_empty()),
-                    "on every port"
-                );
-            }
-            for rule in spec.egress.unwrap_or_default() {
-                let peers: Vec<NetworkPolicyPeer> = rule.to.unwrap_or_default();
-                assert!(
-                    !peers.is_empty(),
-                    "{:?} lets out to everywhere",
-                    policy.metadata.name
-                );
-                assert!(
-                    rule.ports.is_some_and(|ports| !ports.is_empty()),
-                    "on every port"
-                );
-            }
-        }
+        policies.into_iter().for_each(assert_every_rule_is_bounded);
     }
+}
+
+/// Every rule says who and on which port: what it leaves out would mean all there is.
+fn assert_every_rule_is_bounded(policy: NetworkPolicy) {
+    let name = policy.metadata.name;
+    let spec = policy.spec.expect("a spec");
+    for rule in spec.ingress.unwrap_or_default() {
+        let peers = rule.from.unwrap_or_default();
+        assert!(!peers.is_empty(), "{name:?} admits everybody");
+        assert!(
+            rule.ports.is_some_and(|ports| !ports.is_empty()),
+            "{name:?} admits on every port"
+        );
+    }
+    for rule in spec.egress.unwrap_or_default() {
+        let peers: Vec<NetworkPolicyPeer> = rule.to.unwrap_or_default();
+        assert!(!peers.is_empty(), "{name:?} lets out to everywhere");
+        assert!(
+            rule.ports.is_some_and(|ports| !ports.is_empty()),
+            "{name:?} lets out on every port"
+        );
+    }
+}
+
+/// The one policy of an example, which is in the namespace the file is named after.
+fn example(namespace: &str) -> NetworkPolicySpec {
+    let policies = example_policies()[namespace].of::<NetworkPolicy>();
+    let [policy] = policies.as_slice() else {
+        panic!("{namespace} has {} policies", policies.len())
+    };
+    assert_eq!(policy.metadata.namespace.as_deref(), Some(namespace));
+    policy.spec.clone().expect("a spec")
+}
+
+fn ports(ports: Option<Vec<NetworkPolicyPort>>) -> Vec<(String, i32)> {
+    ports
+        .unwrap_or_default()
+        .into_iter()
+        .map(|port| match (port.protocol, port.port) {
+            (Some(protocol), Some(IntOrString::Int(number))) => (protocol, number),
+            other => panic!("a port by protocol and number, not {other:?}"),
+        })
+        .collect()
+}
+
+fn tcp(port: i32) -> Vec<(String, i32)> {
+    vec![("TCP".to_owned(), port)]
+}
+
+/// The addresses that a rule names.
+fn blocks(peers: Option<Vec<NetworkPolicyPeer>>) -> Vec<String> {
+    peers
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|peer| Some(peer.ip_block?.cidr))
+        .collect()
+}
+
+#[test]
+fn the_example_policies_isolate_in_both_directions_and_open_nothing_wholly() {
+    let examples = example_policies();
+    assert_eq!(
+        examples.keys().collect::<Vec<_>>(),
+        ["agent-sandbox-system", "kube-system", "model-gateway"]
+    );
+    for (namespace, manifests) in examples {
+        assert_eq!(manifests.objects.len(), 1);
+        assert_eq!(
+            example(&namespace).policy_types,
+            Some(vec!["Ingress".to_owned(), "Egress".to_owned()])
+        );
+        manifests
+            .of::<NetworkPolicy>()
+            .into_iter()
+            .for_each(assert_every_rule_is_bounded);
+    }
+}
+
+#[test]
+fn the_example_for_coredns_is_for_the_pods_that_agents_may_ask() {
+    let policies = production()
+        .render()
+        .expect("renders")
+        .of::<NetworkPolicy>();
+    let asked = policy(&policies, "agent-to-dns").and_then(|policy| policy.spec.clone());
+    let asked = asked.and_then(|spec| spec.egress).expect("rules").remove(0);
+    let peer = asked.to.expect("peers").remove(0);
+    assert_eq!(
+        peer.namespace_selector.and_then(|it| it.match_labels),
+        Some(BTreeMap::from([(
+            "kubernetes.io/metadata.name".to_owned(),
+            "kube-system".to_owned()
+        )]))
+    );
+
+    let coredns = example("kube-system");
+    assert_eq!(coredns.pod_selector, peer.pod_selector);
+    let answers = coredns.ingress.expect("rules").remove(0);
+    assert_eq!(ports(answers.ports), ports(asked.ports));
+    let everybody = NetworkPolicyPeer {
+        namespace_selector: Some(LabelSelector::default()),
+        ..NetworkPolicyPeer::default()
+    };
+    assert_eq!(answers.from, Some(vec![everybody]));
+}
+
+#[test]
+fn the_example_for_agent_sandbox_is_for_its_controller_and_the_port_of_its_webhook() {
+    let manifest =
+        Rendered::of_file(&agent_sandbox_module().join("k8s/extensions.controller.yaml"));
+    let controller = manifest.of::<Deployment>().remove(0);
+    let namespace = controller.metadata.namespace.expect("a namespace");
+    let pod = controller.spec.template;
+    let labels = pod.metadata.and_then(|metadata| metadata.labels);
+    let container = pod.spec.expect("a spec").containers.remove(0);
+    let webhook = container
+        .ports
+        .into_iter()
+        .flatten()
+        .find(|port| port.name.as_deref() == Some("webhook"))
+        .expect("a webhook");
+
+    let policy = example(&namespace);
+    assert!(selects(
+        policy.pod_selector.as_ref(),
+        &labels.expect("labels")
+    ));
+    let called = policy.ingress.expect("rules").remove(0);
+    assert_eq!(ports(called.ports), tcp(webhook.container_port));
+    // It needs the API server as CoreDNS does, from which it is also called.
+    let api_server = |egress: Option<_>| {
+        let mut rules: Vec<_> = egress.expect("rules");
+        rules.retain(|rule: &NetworkPolicyEgressRule| ports(rule.ports.clone()) == tcp(443));
+        blocks(rules.remove(0).to)
+    };
+    let reached = api_server(policy.egress);
+    assert_eq!(reached, api_server(example("kube-system").egress));
+    let services = ["172.20.0.1/32", "10.100.0.1/32"];
+    assert_eq!(reached[..2], services);
+    assert_eq!(reached[2..], blocks(called.from));
+}
+
+#[test]
+fn the_example_for_the_model_gateway_is_for_the_pods_that_agents_may_call() {
+    let rendered = production().render().expect("renders");
+    let policies = rendered.of::<NetworkPolicy>();
+    let called = policy(&policies, "agent-to-model-gateway").and_then(|policy| policy.spec.clone());
+    let called = called
+        .and_then(|spec| spec.egress)
+        .expect("rules")
+        .remove(0);
+
+    let gateway = example("model-gateway");
+    let peer = called.to.expect("peers").remove(0);
+    assert_eq!(gateway.pod_selector, peer.pod_selector);
+    let labels = peer.namespace_selector.and_then(|it| it.match_labels);
+    assert_eq!(
+        labels.expect("labels")["kubernetes.io/metadata.name"],
+        "model-gateway"
+    );
+    let answers = gateway.ingress.expect("rules").remove(0);
+    assert_eq!(ports(answers.ports), ports(called.ports));
+    let agents = &answers.from.expect("peers")[0];
+    for pod in sandbox_pods(&rendered) {
+        let labels = pod.metadata.and_then(|metadata| metadata.labels);
+        assert!(selects(
+            agents.pod_selector.as_ref(),
+            &labels.expect("labels")
+        ));
+    }
+    let namespace = rendered.custom("v1", "Namespace").remove(0);
+    assert_eq!(
+        agents
+            .namespace_selector
+            .as_ref()
+            .and_then(|it| it.match_labels.as_ref())
+            .expect("labels")["kubernetes.io/metadata.name"],
+        namespace["metadata"]["name"]
+    );
 }
 
 #[test]

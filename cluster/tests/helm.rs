@@ -1,6 +1,7 @@
-//! Renders a chart with the real Helm.
+//! Renders a chart with the real Helm, and reads what needs no rendering.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,7 +17,7 @@ pub(crate) struct Chart {
     arguments: Vec<String>,
 }
 
-/// What Helm made of a chart: the text as it would be applied, and the objects in it.
+/// What is applied to a cluster: the text, and the objects in it.
 #[derive(Debug)]
 pub(crate) struct Rendered {
     pub(crate) text: String,
@@ -64,13 +65,24 @@ impl Chart {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
         let text = String::from_utf8(output.stdout).expect("Helm prints UTF-8");
-        let objects = serde_saphyr::from_multiple(&text)
-            .unwrap_or_else(|error| panic!("Helm rendered what is no YAML: {error}\n{text}"));
-        Ok(Rendered { text, objects })
+        Ok(Rendered::of_text(text))
     }
 }
 
 impl Rendered {
+    /// The manifests in a file.
+    pub(crate) fn of_file(file: &Path) -> Self {
+        let text = fs::read_to_string(file)
+            .unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display()));
+        Self::of_text(text)
+    }
+
+    fn of_text(text: String) -> Self {
+        let objects = serde_saphyr::from_multiple(&text)
+            .unwrap_or_else(|error| panic!("this is no YAML: {error}\n{text}"));
+        Self { text, objects }
+    }
+
     /// Every object of a kind that Kubernetes itself defines.
     pub(crate) fn of<K: Resource + DeserializeOwned>(&self) -> Vec<K> {
         self.custom(K::API_VERSION, K::KIND)
@@ -96,6 +108,7 @@ pub(crate) fn tool(variable: &str, meaning: &str) -> String {
     })
 }
 
-fn repository() -> &'static Path {
+/// The top of the repository.
+pub(crate) fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }

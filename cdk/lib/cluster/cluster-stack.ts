@@ -6,7 +6,7 @@ import * as kms from 'aws-cdk-lib/aws-kms';
 import * as logs from 'aws-cdk-lib/aws-logs';
 import type { Construct } from 'constructs';
 import type { Config } from '../config.ts';
-import { NODES } from '../network/network-stack.ts';
+import { NODES } from '../network/subnets.ts';
 import { Addons } from './addons.ts';
 import { AGENTD_PORT, CLUSTER_NAME } from './names.ts';
 import { SystemNodes } from './system-nodes.ts';
@@ -60,7 +60,7 @@ export class ClusterStack extends Stack {
       ],
       // The creator is CloudFormation's role, which has no business inside the cluster.
       bootstrapClusterCreatorAdminPermissions: false,
-      // Nodes are ours and Karpenter's, not those of EKS Auto Mode: it knows no Kata.
+      // No nodes of EKS Auto Mode: it knows no Kata.
       defaultCapacityType: eks.DefaultCapacityType.NODEGROUP,
       defaultCapacity: 0,
     });
@@ -80,6 +80,10 @@ export class ClusterStack extends Stack {
 
     new CfnOutput(this, 'ClusterName', { value: this.cluster.clusterName });
     new CfnOutput(this, 'ClusterEndpoint', { value: this.cluster.clusterEndpoint });
+    new CfnOutput(this, 'ClusterSecurityGroupId', {
+      value: this.cluster.clusterSecurityGroupId,
+      description: 'Nodes must carry it: it lets functions in to agentd and the model gateway',
+    });
     new CfnOutput(this, 'VpcId', { value: vpc.vpcId });
   }
 

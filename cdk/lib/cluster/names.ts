@@ -1,4 +1,4 @@
-/** The cluster's name: functions sign it into their tokens, Karpenter discovers its subnets by it. */
+/** The cluster's name: functions sign it into their tokens, the nodes' subnets are tagged with it. */
 export const CLUSTER_NAME = 'carapace';
 
 /**

@@ -3,14 +3,14 @@ import * as ec2 from 'aws-cdk-lib/aws-ec2';
 import * as eks from 'aws-cdk-lib/aws-eks-v2';
 import * as iam from 'aws-cdk-lib/aws-iam';
 import { Construct } from 'constructs';
-import { NODES } from '../network/network-stack.ts';
+import { NODES } from '../network/subnets.ts';
 import { CLUSTER_NAME } from './names.ts';
 
 const MANAGED_POLICIES = ['AmazonEKSWorkerNodePolicy', 'AmazonEC2ContainerRegistryPullOnly'];
 
 /**
- * The few nodes Karpenter cannot make, because it runs on them: those of the system's own pods.
- * Agents never run here; their nodes are Karpenter's.
+ * Nodes of the system's own pods: CoreDNS, and the controllers an operator installs. Agents never run
+ * here, since these have no Kata; their nodes are not part of this app.
  */
 export class SystemNodes extends Construct {
   constructor(

@@ -13,7 +13,8 @@ export function agentsTable(scope: Construct): dynamodb.TableV2 {
     timeToLiveAttribute: 'ttl',
     globalSecondaryIndexes: [
       {
-        // Sparse: of all items only an agent's own record has a state.
+        // Sparse: of all items only an agent's own record has a state. No function queries it yet; an
+        // operator finds here which agents are in a state.
         indexName: 'agents-by-state',
         partitionKey: { name: 'state', type: dynamodb.AttributeType.STRING },
         sortKey: { name: 'updated_at', type: dynamodb.AttributeType.STRING },

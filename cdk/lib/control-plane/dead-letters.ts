@@ -30,7 +30,7 @@ export class DeadLetters extends Construct {
       this,
       'Alarm',
       this.queue.metricApproximateNumberOfMessagesVisible({ statistic: 'Maximum' }),
-      `Events that ${props.of} could not serve wait in its dead-letter queue. Find out why, then move them back.`,
+      `Events that ${props.of} could not serve wait in its dead-letter queue. Find out why, put them back on the bus, then delete them from the queue: docs/operations.md.`,
     );
   }
 }

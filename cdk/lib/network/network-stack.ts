@@ -4,10 +4,7 @@ import * as logs from 'aws-cdk-lib/aws-logs';
 import type { Construct } from 'constructs';
 import { CLUSTER_NAME } from '../cluster/names.ts';
 import type { Config } from '../config.ts';
-
-/** Names of the subnet groups. */
-export const NODES = 'Nodes';
-export const FUNCTIONS = 'Functions';
+import { FUNCTIONS, NODES, SUBNET_MASKS } from './subnets.ts';
 
 /** The VPC in which nodes run agents, and functions call the cluster. */
 export class NetworkStack extends Stack {
@@ -25,14 +22,20 @@ export class NetworkStack extends Stack {
       natGateways: vpc.natGateways,
       subnetConfiguration: [
         // Every pod takes an address of its node's subnet.
-        { name: NODES, subnetType: ec2.SubnetType.PRIVATE_WITH_EGRESS, cidrMask: 19 },
+        { name: NODES, subnetType: ec2.SubnetType.PRIVATE_WITH_EGRESS, cidrMask: SUBNET_MASKS.nodes },
         // Apart from the nodes, so that a NetworkPolicy can admit the control plane by address
         // without admitting a single pod.
-        { name: FUNCTIONS, subnetType: ec2.SubnetType.PRIVATE_WITH_EGRESS, cidrMask: 24 },
-        { name: 'Public', subnetType: ec2.SubnetType.PUBLIC, cidrMask: 24, mapPublicIpOnLaunch: false },
+        { name: FUNCTIONS, subnetType: ec2.SubnetType.PRIVATE_WITH_EGRESS, cidrMask: SUBNET_MASKS.functions },
+        {
+          name: 'Public',
+          subnetType: ec2.SubnetType.PUBLIC,
+          cidrMask: SUBNET_MASKS.public,
+          mapPublicIpOnLaunch: false,
+        },
       ],
       gatewayEndpoints: {
-        // Snapshots and image layers are most of the traffic: through these it costs nothing.
+        // The layers of images come from S3, every record of an agent is in DynamoDB: through these
+        // neither pays for NAT.
         S3: { service: ec2.GatewayVpcEndpointAwsService.S3 },
         DynamoDb: { service: ec2.GatewayVpcEndpointAwsService.DYNAMODB },
       },
@@ -56,7 +59,7 @@ export class NetworkStack extends Stack {
       reason: 'Zones are named only where an operator named them, because EKS does not run in all of a region.',
     });
     for (const subnet of this.vpc.selectSubnets({ subnetGroupName: NODES }).subnets) {
-      // What a Karpenter NodeClass selects its subnets by.
+      // What a NodeClass of Karpenter's selects its subnets by, should Karpenter make the agents' nodes.
       Tags.of(subnet).add('karpenter.sh/discovery', CLUSTER_NAME);
     }
     const functions = this.vpc.selectSubnets({ subnetGroupName: FUNCTIONS }).subnets;

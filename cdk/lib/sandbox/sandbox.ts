@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { CfnOutput, Duration, RemovalPolicy, Stack, Validations } from 'aws-cdk-lib';
+import { ArnFormat, CfnOutput, Duration, RemovalPolicy, Stack, Validations } from 'aws-cdk-lib';
 import type * as dynamodb from 'aws-cdk-lib/aws-dynamodb';
 import type * as ec2 from 'aws-cdk-lib/aws-ec2';
 import * as eks from 'aws-cdk-lib/aws-eks-v2';
@@ -14,9 +14,10 @@ import { GROUPS } from '../cluster/names.ts';
 import type { Config } from '../config.ts';
 import type { Alarms } from '../control-plane/alarms.ts';
 import { DeadLetters } from '../control-plane/dead-letters.ts';
-import { FUNCTIONS } from '../network/network-stack.ts';
+import { FUNCTIONS } from '../network/subnets.ts';
 import { RustFunction, type RustFunctionProps } from '../rust-function.ts';
 
+const MACHINE_NAME = 'carapace-sandbox-create';
 const DEFINITION = new URL('../../../statemachines/sandbox-create.asl.json', import.meta.url);
 
 /** Whole items by their key, written in transactions: nothing is updated in part, deleted, queried or scanned. */
@@ -175,8 +176,22 @@ function createMachine(
 ): sfn.StateMachine {
   const { claim, bind, announce } = functions;
   const role = new iam.Role(scope, 'CreateRole', {
-    description: 'The state machine carapace-sandbox-create',
-    assumedBy: new iam.ServicePrincipal('states.amazonaws.com'),
+    description: `The state machine ${MACHINE_NAME}`,
+    // For this machine alone: Step Functions works for everybody, and must not take up this role for
+    // anybody else. By its name, because the machine itself needs the role first.
+    assumedBy: new iam.ServicePrincipal('states.amazonaws.com', {
+      conditions: {
+        StringEquals: { 'aws:SourceAccount': Stack.of(scope).account },
+        ArnLike: {
+          'aws:SourceArn': Stack.of(scope).formatArn({
+            service: 'states',
+            resource: 'stateMachine',
+            resourceName: MACHINE_NAME,
+            arnFormat: ArnFormat.COLON_RESOURCE_NAME,
+          }),
+        },
+      },
+    }),
   });
   role.addToPolicy(
     new iam.PolicyStatement({
@@ -191,7 +206,7 @@ function createMachine(
   });
 
   return new sfn.StateMachine(scope, 'Create', {
-    stateMachineName: 'carapace-sandbox-create',
+    stateMachineName: MACHINE_NAME,
     // In the template and not in a bucket: what changes in a workflow shows in `cdk diff`. Its time
     // limits are in the definition, where CDK's own `timeout` would not reach.
     definitionBody: sfn.DefinitionBody.fromString(readFileSync(DEFINITION, 'utf8')),
@@ -207,7 +222,7 @@ function createMachine(
       destination: new logs.LogGroup(scope, 'CreateLog', {
         // The prefix keeps Step Functions from adding every group's name to one resource policy
         // that has no room for many.
-        logGroupName: '/aws/vendedlogs/states/carapace-sandbox-create',
+        logGroupName: `/aws/vendedlogs/states/${MACHINE_NAME}`,
         retention: logs.RetentionDays.THREE_MONTHS,
         removalPolicy: RemovalPolicy.DESTROY,
       }),
@@ -225,7 +240,7 @@ function startOnRequest(
   deadLetters: DeadLetters,
 ): void {
   const role = new iam.Role(scope, 'RequestedRole', {
-    description: 'The rule that starts carapace-sandbox-create',
+    description: `The rule that starts ${MACHINE_NAME}`,
     assumedBy: new iam.ServicePrincipal('events.amazonaws.com', {
       conditions: { StringEquals: { 'aws:SourceAccount': Stack.of(scope).account } },
     }),

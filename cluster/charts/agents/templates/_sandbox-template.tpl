@@ -69,8 +69,6 @@ spec:
               value: /etc/agentd/jwks.json
             - name: AGENTD_PRIVATE_DIR
               value: /var/lib/agentd
-            - name: AGENTD_STATE_DIR
-              value: /state
             - name: AGENTD_WORKSPACE_DIR
               value: /workspace
             - name: AGENTD_CONFIG_DIR
@@ -81,7 +79,7 @@ spec:
               protocol: TCP
           # agentd answers for the agent, which listens on loopback only. Ready means booted and warmed,
           # so a warm pool holds nothing that still has to start. No liveness probe: a restart would
-          # cut off the running turn, and the sweep sees an agentd that does not answer.
+          # cut off the running turn, and the readiness probe shows an agentd that does not answer.
           startupProbe:
             httpGet:
               path: /readyz
