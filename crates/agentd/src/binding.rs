@@ -1,9 +1,10 @@
 //! Whose sandbox this is: decided once, for the life of the VM.
 //!
 //! A binding counts when it is on disk, in a directory that no other container mounts, and only then
-//! is it answered; so a restart of `agentd` finds what it promised. A file that can't be read means
-//! that there *was* a user: everything is refused from then on, since "unbound" would let a second
-//! user in.
+//! is it answered; so a restart of `agentd` finds what it promised. The user stays for ever, but the
+//! key need not: keys follow from the gateway's master key, and when that is rotated the control
+//! plane binds the same user with another. A file that can't be read means that there *was* a user:
+//! everything is refused from then on, since "unbound" would let a second user in.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -57,7 +58,11 @@ impl Binding {
             .expose()
             .as_bytes()
             .ct_eq(other.model_key.expose().as_bytes());
-        self.user_key == other.user_key && bool::from(key)
+        self.is_of(&other.user_key) && bool::from(key)
+    }
+
+    fn is_of(&self, user: &UserKey) -> bool {
+        self.user_key == *user
     }
 }
 
@@ -77,6 +82,8 @@ pub enum State {
 #[derive(Debug, PartialEq, Eq)]
 enum Decision {
     Store,
+    /// The same user, another key: the old one is served until the new one is on disk.
+    Rekey,
     AlreadyBound,
     Refuse(ErrorName),
 }
@@ -84,8 +91,9 @@ enum Decision {
 fn decide(state: &State, wanted: &Binding) -> Decision {
     match state {
         State::Unbound => Decision::Store,
-        State::Unstored(binding) if binding.is_same_as(wanted) => Decision::Store,
+        State::Unstored(binding) if binding.is_of(&wanted.user_key) => Decision::Store,
         State::Bound(binding) if binding.is_same_as(wanted) => Decision::AlreadyBound,
+        State::Bound(binding) if binding.is_of(&wanted.user_key) => Decision::Rekey,
         State::Unstored(_) | State::Bound(_) => Decision::Refuse(ErrorName::BoundToAnother),
         State::Unreadable => Decision::Refuse(ErrorName::BindingUnreadable),
     }
@@ -129,13 +137,16 @@ impl BindingStore {
         }
     }
 
-    /// Binds for ever. Returns when it is on disk.
+    /// Binds to the user for ever, and to the key until the user comes with another. Returns when it
+    /// is on disk.
     pub async fn bind(&self, wanted: Binding) -> Result<(), ErrorName> {
         let _one_at_a_time = self.writing.lock().await;
-        match decide(&self.state(), &wanted) {
+        let decision = decide(&self.state(), &wanted);
+        match decision {
             Decision::AlreadyBound => return Ok(()),
             Decision::Refuse(name) => return Err(name),
             Decision::Store => self.set(State::Unstored(wanted.clone())),
+            Decision::Rekey => {}
         }
         let (path, binding) = (self.path.clone(), wanted.clone());
         let stored = tokio::task::spawn_blocking(move || store(&path, &binding)).await;
@@ -143,7 +154,8 @@ impl BindingStore {
             tracing::error!(path = %self.path.display(), %error, "the binding could not be stored");
             return Err(ErrorName::BindingNotStored);
         }
-        tracing::info!(user_key = %wanted.user_key, "bound");
+        let rekeyed = decision == Decision::Rekey;
+        tracing::info!(user_key = %wanted.user_key, rekeyed, "bound");
         self.set(State::Bound(wanted));
         Ok(())
     }
@@ -214,16 +226,46 @@ mod tests {
         store.bind(binding(ALICE, "sk-a")).await.unwrap();
         let written = fs::read(directory.path().join(FILE_NAME)).unwrap();
         store.bind(binding(ALICE, "sk-a")).await.unwrap();
-        for (user, key) in [
-            (ALICE, "sk-b"),
-            (BOB, "sk-a"),
-            (BOB, "sk-b"),
-            (ALICE, "sk-aa"),
-        ] {
-            let refused = store.bind(binding(user, key)).await;
-            assert_eq!(refused, Err(ErrorName::BoundToAnother), "{user} {key}");
+        for key in ["sk-a", "sk-b"] {
+            let refused = store.bind(binding(BOB, key)).await;
+            assert_eq!(refused, Err(ErrorName::BoundToAnother), "{key}");
         }
         assert_eq!(fs::read(directory.path().join(FILE_NAME)).unwrap(), written);
+    }
+
+    #[tokio::test]
+    async fn another_key_of_the_same_user_takes_the_place_of_the_old_one_also_on_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = BindingStore::open(directory.path());
+        store.bind(binding(ALICE, "sk-a")).await.unwrap();
+        for key in ["sk-b", "sk-aa", "sk-a"] {
+            store.bind(binding(ALICE, key)).await.unwrap();
+            let wanted = binding(ALICE, key);
+            for store in [&store, &BindingStore::open(directory.path())] {
+                assert!(store.bound().unwrap().unwrap().is_same_as(&wanted), "{key}");
+            }
+            let refused = store.bind(binding(BOB, key)).await;
+            assert_eq!(refused, Err(ErrorName::BoundToAnother), "{key}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_could_not_be_stored_leaves_the_old_one_in_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let private = directory.path().join("private");
+        fs::create_dir(&private).unwrap();
+        let store = BindingStore::open(&private);
+        store.bind(binding(ALICE, "sk-a")).await.unwrap();
+        let aside = directory.path().join("aside");
+        fs::rename(&private, &aside).unwrap();
+        let failed = store.bind(binding(ALICE, "sk-b")).await;
+        assert_eq!(failed, Err(ErrorName::BindingNotStored));
+        let served = store.bound().unwrap().unwrap();
+        assert!(served.is_same_as(&binding(ALICE, "sk-a")), "still served");
+        fs::rename(&aside, &private).unwrap();
+        store.bind(binding(ALICE, "sk-b")).await.unwrap();
+        let served = store.bound().unwrap().unwrap();
+        assert!(served.is_same_as(&binding(ALICE, "sk-b")));
     }
 
     #[tokio::test]

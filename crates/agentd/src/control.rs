@@ -155,7 +155,7 @@ impl From<TokenError> for Refusal {
 impl From<ErrorName> for Refusal {
     fn from(name: ErrorName) -> Self {
         let message = match name {
-            ErrorName::BoundToAnother => "this sandbox is bound to another user or key, for ever",
+            ErrorName::BoundToAnother => "this sandbox is bound to another user, for ever",
             ErrorName::BindingUnreadable => "the stored binding is unreadable; replace the sandbox",
             ErrorName::BindingNotStored => "the binding could not be stored; try the same again",
             ErrorName::BodyTooLarge => "the body is too large",

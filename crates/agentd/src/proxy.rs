@@ -23,6 +23,7 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{HeaderMap, Method, StatusCode};
 use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Shared;
 use crate::activity::{Activity, Call};
@@ -33,6 +34,12 @@ use crate::warm;
 /// The longest request that is passed on: room for a context window of a million tokens.
 pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many requests are held in memory at once. The agent runs what it is told to, and must not be
+/// able to have this daemon killed for want of memory.
+const MAX_HELD: usize = 8;
+/// How long one request too many waits to be let in. A request is let go when the gateway has it,
+/// not when it is answered, so long answers don't use this up.
+const HELD_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the gateway may take to begin its answer; once begun, it may take as long as it likes.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(10);
 
@@ -53,25 +60,58 @@ const PASSED_BACK: [&str; 11] = [
 
 /// The routes on the pod's loopback.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    let proxy = Proxy {
+        shared,
+        room: Arc::new(Semaphore::new(MAX_HELD)),
+    };
     Router::new()
         .route("/v1/chat/completions", post(complete))
         .route("/v1/models", get(models))
-        .fallback(async || Refusal(ErrorName::NotFound))
-        .method_not_allowed_fallback(async || Refusal(ErrorName::MethodNotAllowed))
-        .with_state(shared)
+        .fallback(async || Refusal::Named(ErrorName::NotFound))
+        .method_not_allowed_fallback(async || Refusal::Named(ErrorName::MethodNotAllowed))
+        .with_state(proxy)
 }
 
-async fn complete(
-    State(shared): State<Arc<Shared>>,
-    request: Request,
-) -> Result<Response, Refusal> {
+#[derive(Clone)]
+struct Proxy {
+    shared: Arc<Shared>,
+    /// Permits to hold a request in memory.
+    room: Arc<Semaphore>,
+}
+
+/// A request in memory, and the permit to hold it. It lives as long as any copy of its bytes.
+struct Held {
+    body: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Proxy {
+    async fn read(&self, body: Body) -> Result<Bytes, Refusal> {
+        let room = Arc::clone(&self.room).acquire_owned();
+        let Ok(Ok(room)) = tokio::time::timeout(HELD_TIMEOUT, room).await else {
+            tracing::warn!(held = MAX_HELD, "too many requests to the model at once");
+            return Err(Refusal::Overloaded);
+        };
+        let body = body::read(body, MAX_REQUEST_BYTES, REQUEST_TIMEOUT).await?;
+        Ok(Bytes::from_owner(Held { body, _room: room }))
+    }
+}
+
+async fn complete(State(proxy): State<Proxy>, request: Request) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
-    let body = body::read(body, MAX_REQUEST_BYTES, REQUEST_TIMEOUT).await?;
+    let body = proxy.read(body).await?;
+    let shared = &proxy.shared;
     if shared.warm_turn.is_asked_by(&body) {
         return Ok(warm::answer(&body)?);
     }
     pass_on(
-        &shared,
+        shared,
         Method::POST,
         "/v1/chat/completions",
         &head.headers,
@@ -80,9 +120,9 @@ async fn complete(
     .await
 }
 
-async fn models(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Refusal> {
+async fn models(State(proxy): State<Proxy>, request: Request) -> Result<Response, Refusal> {
     pass_on(
-        &shared,
+        &proxy.shared,
         Method::GET,
         "/v1/models",
         request.headers(),
@@ -107,11 +147,11 @@ async fn pass_on(
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => {
             tracing::warn!(%path, error = %error.chain(), "the model gateway can't be reached");
-            return Err(Refusal(ErrorName::GatewayUnreachable));
+            return Err(ErrorName::GatewayUnreachable.into());
         }
         Err(_) => {
             tracing::warn!(%path, timeout = ?ANSWER_TIMEOUT, "the model gateway does not answer");
-            return Err(Refusal(ErrorName::GatewayUnreachable));
+            return Err(ErrorName::GatewayUnreachable.into());
         }
     };
     Ok(answer_of(
@@ -233,31 +273,45 @@ impl Drop for Seen {
 
 /// An error of the proxy itself.
 #[derive(Debug)]
-struct Refusal(ErrorName);
+enum Refusal {
+    Named(ErrorName),
+    /// 503: as many requests are in memory as may be. Only the agent can meet this, so the names that
+    /// the control plane reads don't have it.
+    Overloaded,
+}
 
 impl From<ErrorName> for Refusal {
     fn from(name: ErrorName) -> Self {
-        Self(name)
+        Self::Named(name)
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let Self(name) = self;
-        let status =
-            StatusCode::from_u16(name.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let message = match name {
-            ErrorName::NotBound => "this sandbox has no user yet, so it can't call the model",
-            ErrorName::GatewayUnreachable => "the model gateway can't be reached; try again",
-            ErrorName::BodyTooLarge => "the request is larger than 8 MiB",
-            ErrorName::RequestTimeout => "the request did not arrive in time",
-            ErrorName::BindingUnreadable => "this sandbox is damaged and serves nobody",
-            ErrorName::NotFound => "only /v1/chat/completions and /v1/models are here",
-            ErrorName::MethodNotAllowed => "the method doesn't fit the route",
-            _ => "the request is not one for a chat completion",
+        let (status, code) = match self {
+            Self::Named(name) => (name.status(), json!(name)),
+            Self::Overloaded => (503, json!("Overloaded")),
+        };
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let message = match self {
+            Self::Named(ErrorName::NotBound) => {
+                "this sandbox has no user yet, so it can't call the model"
+            }
+            Self::Named(ErrorName::GatewayUnreachable) => {
+                "the model gateway can't be reached; try again"
+            }
+            Self::Named(ErrorName::BodyTooLarge) => "the request is larger than 8 MiB",
+            Self::Named(ErrorName::RequestTimeout) => "the request did not arrive in time",
+            Self::Named(ErrorName::BindingUnreadable) => {
+                "this sandbox is damaged and serves nobody"
+            }
+            Self::Named(ErrorName::NotFound) => "only /v1/chat/completions and /v1/models are here",
+            Self::Named(ErrorName::MethodNotAllowed) => "the method doesn't fit the route",
+            Self::Named(_) => "the request is not one for a chat completion",
+            Self::Overloaded => "too many requests at once; try again",
         };
         let error =
-            json!({"message": message, "type": "agentd_error", "param": null, "code": name});
+            json!({"message": message, "type": "agentd_error", "param": null, "code": code});
         (status, Json(json!({ "error": error }))).into_response()
     }
 }

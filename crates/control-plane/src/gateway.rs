@@ -105,10 +105,34 @@ impl ModelGateway {
         let info = (known.status == 200)
             .then(|| known.json::<KeyInfo>())
             .flatten();
-        match info.map(|info| info.info.compare(&alias, user, Timestamp::now())) {
-            Some(Comparison::Same) => Ok(Registered::Yes),
-            Some(Comparison::Expired) => Ok(Registered::Expired),
-            Some(Comparison::Other) | None => Err(refusal(&answer)),
+        let comparison = match info {
+            Some(info) => info.info.compare(&alias, user, Timestamp::now()),
+            None if known.status == 404 => Comparison::Absent,
+            None => Comparison::Other,
+        };
+        match comparison {
+            Comparison::Same => Ok(Registered::Yes),
+            Comparison::Expired => Ok(Registered::Expired),
+            // The gateway does not have the key and does not take it: its alias may be another's.
+            Comparison::Absent if answer.status == 400 => {
+                Ok(Registered::AliasTaken(refusal(&answer)))
+            }
+            Comparison::Absent | Comparison::Other => Err(refusal(&answer)),
+        }
+    }
+
+    /// Removes whatever key has the alias. It is the one that the same claim had under an earlier
+    /// master key, or somebody else's who had the master key to make it: worthless or dangerous.
+    /// Returns whether there was any.
+    async fn free(&self, master: &MasterKey, alias: &str) -> Result<bool, ModelKeyTrouble> {
+        let body = json!({ "key_aliases": [alias] });
+        let answer = self
+            .call(Method::POST, "/key/delete", master, Some(&body))
+            .await?;
+        match answer.status {
+            200..=299 => Ok(true),
+            404 => Ok(false),
+            _ => Err(refusal(&answer)),
         }
     }
 
@@ -153,20 +177,25 @@ enum Registered {
     Yes,
     MasterKeyUnknown,
     Expired,
+    AliasTaken(ModelKeyTrouble),
 }
 
 enum Comparison {
     Same,
     Expired,
+    /// Never registered, or deleted, which the gateway remembers.
+    Absent,
     Other,
 }
 
 impl KeyFacts {
     fn compare(&self, alias: &str, user: &UserKey, now: Timestamp) -> Comparison {
+        if self.deleted_at.is_some() {
+            return Comparison::Absent;
+        }
         let same = self.key_alias.as_deref() == Some(alias)
             && self.user_id.as_deref() == Some(user.as_str())
-            && self.blocked != Some(true)
-            && self.deleted_at.is_none();
+            && self.blocked != Some(true);
         if !same {
             return Comparison::Other;
         }
@@ -180,9 +209,9 @@ impl KeyFacts {
 
 impl ModelKeys for ModelGateway {
     async fn issue(&self, user: &UserKey, claim: &ClaimUid) -> Result<ModelKey, ModelKeyTrouble> {
-        // More than one round only if the master key was rotated since it was read, or the key has
-        // expired since it was registered.
-        for _ in 0..3 {
+        // More than one round only if the master key was rotated, since it was read or since the
+        // claim's last key was registered, or if the key has expired since.
+        for _ in 0..4 {
             let master = self.secret.master_key().await?;
             let key = master
                 .derive(user, claim)
@@ -191,6 +220,12 @@ impl ModelKeys for ModelGateway {
                 Registered::Yes => return Ok(key),
                 Registered::MasterKeyUnknown => self.secret.forget(),
                 Registered::Expired => self.remove(&master, &key).await?,
+                Registered::AliasTaken(refused) => {
+                    if !self.free(&master, &model_key::alias(user, claim)).await? {
+                        return Err(refused);
+                    }
+                    tracing::info!(user_key = %user, claim_uid = %claim, "the claim gets a new key");
+                }
             }
         }
         Err(ModelKeyTrouble::Refused(
@@ -287,9 +322,12 @@ mod tests {
             with("expires", json!("2026-11-24T10:00:00Z")),
             Comparison::Expired
         ));
+        assert!(matches!(
+            with("deleted_at", json!("2026-11-24T09:00:00Z")),
+            Comparison::Absent
+        ));
         for (field, value) in [
             ("blocked", json!(true)),
-            ("deleted_at", json!("2026-11-24T09:00:00Z")),
             ("key_alias", json!("another")),
             ("user_id", json!("somebody else")),
             ("user_id", json!(null)),
@@ -327,19 +365,38 @@ mod tests {
         assert_ne!(gateway.issue(&user(), &claim('1')).await.unwrap(), first);
     }
 
+    /// After a rotation the gateway still has the claim's earlier key, under the claim's alias.
     #[tokio::test]
-    async fn a_key_under_our_alias_that_is_not_ours_is_refused() {
+    async fn a_key_of_another_master_key_makes_room_for_the_present_one() {
         let gateway = gateway("sk-master-key").await;
         let master = gateway.secret.master_key().await.unwrap();
-        let body = json!({"key": "sk-an-intruders-key", "key_alias": model_key::alias(&user(), &claim('0'))});
-        gateway
-            .call(Method::POST, "/key/generate", &master, Some(&body))
-            .await
-            .unwrap();
-        let refused = gateway.issue(&user(), &claim('0')).await.unwrap_err();
-        assert!(matches!(refused, ModelKeyTrouble::Refused(_)), "{refused}");
-        let text = refused.to_string();
-        assert!(!text.contains("sk-"), "I8: {text}");
+        let alias = model_key::alias(&user(), &claim('0'));
+        let earlier = MasterKey::parse("sk-earlier-master-key").unwrap();
+        let old = earlier.derive(&user(), &claim('0')).unwrap();
+        let path = format!("/key/info?key={}", model_key::digest(&old));
+        let old_key = async || {
+            let answer = gateway.call(Method::GET, &path, &master, None).await;
+            answer.unwrap().json::<KeyInfo>().unwrap().info
+        };
+        // The second time as if it had been rotated back and forth in between.
+        for _ in 0..2 {
+            let body = registration(&old, &alias, &user());
+            let registered = gateway.call(Method::POST, "/key/generate", &master, Some(&body));
+            assert_eq!(registered.await.unwrap().status, 200);
+            assert!(old_key().await.deleted_at.is_none());
+            let new = gateway.issue(&user(), &claim('0')).await.unwrap();
+            assert_ne!(new, old);
+            assert_eq!(gateway.issue(&user(), &claim('0')).await.unwrap(), new);
+            assert!(old_key().await.deleted_at.is_some(), "it opens nothing now");
+            assert!(gateway.free(&master, &alias).await.unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_alias_that_nobody_has_is_not_in_the_way() {
+        let gateway = gateway("sk-master-key").await;
+        let master = gateway.secret.master_key().await.unwrap();
+        assert!(!gateway.free(&master, "nobodys-alias").await.unwrap());
     }
 
     #[tokio::test]

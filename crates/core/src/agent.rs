@@ -8,10 +8,10 @@
 //! winner did. So there are no locks, and a step may be repeated at any time.
 //!
 //! ```text
-//!            Request             Assign, Announce ready
-//!  Absent ───────────▶ Claiming ───────────────────────▶ Ready
-//!  Failed ──────────▶     │ ▲                              │
-//!    ▲                    │ └── Request: the claim is gone ┘
+//!            Request              Assign, Announce ready
+//!  Absent ───────────▶ Claiming ─────────────────────────▶ Ready
+//!  Failed ──────────▶     │ ▲                                │
+//!    ▲                    │ └── Request: the sandbox is gone ┘
 //!    │  Announce failed   ▼ Release
 //!    └──────────────── Releasing
 //! ```
@@ -35,7 +35,9 @@ use crate::{
 };
 
 /// How long after its deadline an attempt still belongs to the event that started it. It covers
-/// binding, releasing and announcing with all their retries.
+/// binding, releasing and announcing with a few retries each, not with all that the state machine
+/// allows: an owner that needs longer may find that another event has taken over. Every step asks
+/// the record first and its claim's version last, so it loses the attempt then and breaks nothing.
 pub const HOLD_GRACE: SignedDuration = SignedDuration::from_mins(5);
 
 /// How long one invocation may take to put an announcement on the bus before another does. It has
@@ -336,9 +338,9 @@ pub struct Request {
     pub pool: PoolName,
     /// When the attempt counts as failed.
     pub deadline: Timestamp,
-    /// A claim that the record names but the API server does not have: found out on an earlier
-    /// round.
-    pub gone: Option<ClaimUid>,
+    /// What the record says that the agent has, and the claim is gone or has this sandbox no more:
+    /// found out on an earlier round.
+    pub gone: Option<Assigned>,
 }
 
 /// What to do about a [`Request`].
@@ -395,7 +397,7 @@ impl Input for Request {
             AgentState::Claiming(attempt) | AgentState::Releasing(attempt) => {
                 self.start(known, Some(attempt.event.clone()))
             }
-            AgentState::Ready(held) if self.gone.as_ref() == Some(&held.assigned.uid) => {
+            AgentState::Ready(held) if self.gone.as_ref() == Some(&held.assigned) => {
                 let lost = Fact::SandboxLost {
                     event: self.event.clone(),
                     uid: held.assigned.uid.clone(),

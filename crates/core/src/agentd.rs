@@ -96,7 +96,8 @@ impl From<ModelKey> for String {
     }
 }
 
-/// Hands a warm sandbox to its user, once and for ever. The same again changes nothing.
+/// Hands a warm sandbox to its user, once and for ever. The same again changes nothing; the same
+/// user with another key gets that key instead of the one before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BindRequest {
     /// Whose sandbox it is from now on; the token must name the same user.
@@ -176,7 +177,7 @@ pub enum ErrorName {
     NotAllowed,
     /// 403: the token is for another user than the one the call or the sandbox is about.
     WrongUser,
-    /// 409: the sandbox has another user, or the same user with another key.
+    /// 409: the sandbox has another user.
     BoundToAnother,
     /// 503: what was stored of the binding can't be read, so nothing is answered any more.
     BindingUnreadable,

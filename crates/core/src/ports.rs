@@ -138,7 +138,8 @@ pub enum ModelKeyTrouble {
 
 /// The daemon in a sandbox.
 pub trait Agentd {
-    /// Hands the sandbox to its user, for good. The same again changes nothing.
+    /// Hands the sandbox to its user, for good. The same again changes nothing; another key takes
+    /// the place of the one it had.
     fn bind(
         &self,
         sandbox: &SandboxName,
@@ -156,7 +157,7 @@ pub enum BindTrouble {
     /// It answered, and does not do it.
     #[error("agentd refused: {0}")]
     Refused(String),
-    /// It has another user, or the same user with another key.
+    /// It has another user, and keeps that one.
     #[error("the sandbox is bound to another: {0}")]
     BoundToAnother(String),
     /// The call could not be signed.

@@ -8,7 +8,7 @@ use carapace_core::{
     agent::{Assign, Assigned, Held, HoldAct, Request, RequestAct},
     claim::{ClaimView, Reading, WantedClaim, read},
     event::{EventRejected, SandboxRequested},
-    ports::{ClaimChange, ClaimTrouble, Claims, Clock, Ledger, Trouble},
+    ports::{ClaimChange, ClaimTrouble, Claims, Clock, Deleted, Ledger, Trouble},
 };
 use jiff::Timestamp;
 use lambda_runtime::Diagnostic;
@@ -161,18 +161,42 @@ struct Attempt<'a, L, C, K> {
     until: Timestamp,
 }
 
+/// What a claim has come to.
+enum Seen {
+    /// Its sandbox answers.
+    Ready(ClaimView, SandboxName, IpAddr),
+    /// It was deleted.
+    Gone,
+    /// It will never have a sandbox that answers, and why.
+    Hopeless(ClaimView, String),
+}
+
+/// That the agent does not have the sandbox any more that its record names.
+struct Lost {
+    /// What the record says.
+    assigned: Assigned,
+    /// The pool of the claim, if that is still there and is to be kept.
+    pool: Option<PoolName>,
+}
+
 impl<L: Ledger, C: Claims, K: Clock> Attempt<'_, L, C, K> {
     async fn run(&self) -> Result<Claimed, ClaimError> {
         let event = &self.requested.id;
         let default_pool = || self.step.default_pool.clone();
-        let pool = self.requested.pool.clone().unwrap_or_else(default_pool);
-        let mut gone = None;
+        let pool_asked = self.requested.pool.clone().unwrap_or_else(default_pool);
+        let mut lost: Option<Lost> = None;
         loop {
+            let (gone, pool) = match lost.take() {
+                Some(Lost { assigned, pool }) => {
+                    (Some(assigned), pool.unwrap_or_else(|| pool_asked.clone()))
+                }
+                None => (None, pool_asked.clone()),
+            };
             let request = Request {
                 event: event.clone(),
-                pool: pool.clone(),
+                pool,
                 deadline: self.deadline,
-                gone: gone.take(),
+                gone,
             };
             let step = self.step;
             let user = &self.requested.user_key;
@@ -198,14 +222,17 @@ impl<L: Ledger, C: Claims, K: Clock> Attempt<'_, L, C, K> {
                     }
                     self.time_left("the claim vanished while it was waited for")?;
                 }
-                RequestAct::Use(held) => {
-                    if let Some(claimed) = self.use_claim(&held).await? {
-                        return Ok(claimed);
+                RequestAct::Use(held) => match self.use_claim(&held).await? {
+                    Ok(claimed) => return Ok(claimed),
+                    Err(why) => {
+                        tracing::warn!(
+                            claim_uid = %held.assigned.uid, sandbox = %held.assigned.sandbox,
+                            "the agent's sandbox is gone"
+                        );
+                        self.time_left("the agent's sandbox is gone and it is to get another")?;
+                        lost = Some(why);
                     }
-                    tracing::warn!(claim_uid = %held.assigned.uid, "the agent's claim is gone");
-                    self.time_left("the agent's claim is gone and is to be made again")?;
-                    gone = Some(held.assigned.uid);
-                }
+                },
             }
         }
     }
@@ -220,6 +247,9 @@ impl<L: Ledger, C: Claims, K: Clock> Attempt<'_, L, C, K> {
             event: self.requested.id.clone(),
             pool: pool.clone(),
         };
+        // The attempt is this event's until some time after the deadline, so whoever comes in time
+        // writes its own claim. Whoever was frozen since it looked might write another event's.
+        self.time_left("the claim is not made yet")?;
         fault::point(user, CLAIM_APPLY, Moment::Before);
         let claim = self
             .step
@@ -250,29 +280,73 @@ impl<L: Ledger, C: Claims, K: Clock> Attempt<'_, L, C, K> {
         }
     }
 
-    /// Makes use of the claim that the agent has. `None`: it is gone.
-    async fn use_claim(&self, held: &Held) -> Result<Option<Claimed>, ClaimError> {
+    /// Makes use of the claim that the agent has, or finds out that the agent has lost its sandbox.
+    async fn use_claim(&self, held: &Held) -> Result<Result<Claimed, Lost>, ClaimError> {
         let name = ClaimName::of(&self.requested.user_key);
-        let claim = self.step.claims.find(&name).await?;
-        let same = |claim: &ClaimView| claim.uid == held.assigned.uid && !claim.terminating;
-        let Some(claim) = claim.filter(same) else {
-            return Ok(None);
+        let gone = || Lost {
+            assigned: held.assigned.clone(),
+            pool: None,
         };
-        let ready = self.wait_until_ready(claim, &held.pool).await?;
-        Ok(ready
-            .filter(|(claim, ..)| claim.uid == held.assigned.uid)
-            .map(|(_, _, address)| self.claimed(held.assigned.clone(), address, &held.pool)))
+        loop {
+            let claim = self.step.claims.find(&name).await?;
+            let same = |claim: &ClaimView| claim.uid == held.assigned.uid && !claim.terminating;
+            let Some(claim) = claim.filter(same) else {
+                return Ok(Err(gone()));
+            };
+            match self.see_through(claim, &held.pool).await? {
+                Seen::Ready(claim, sandbox, address) if claim.uid == held.assigned.uid => {
+                    if sandbox == held.assigned.sandbox {
+                        let assigned = held.assigned.clone();
+                        return Ok(Ok(self.claimed(assigned, address, &held.pool)));
+                    }
+                    // The claim has got another sandbox, one that has no user yet. The attempt that
+                    // records and binds it keeps the claim, and with it the pool in its spec.
+                    return Ok(Err(Lost {
+                        pool: Some(held.pool.clone()),
+                        ..gone()
+                    }));
+                }
+                Seen::Hopeless(claim, reason) if claim.uid == held.assigned.uid => {
+                    tracing::warn!(
+                        claim_uid = %claim.uid, reason, "the agent's sandbox will not come back"
+                    );
+                    match self.step.delete(&self.requested.user_key, &claim).await? {
+                        Deleted::Yes => return Ok(Err(gone())),
+                        // It may have recovered, or be another one.
+                        Deleted::Changed => {
+                            let left = self.time_left(&reason)?;
+                            self.step.clock.sleep(LOOK_AGAIN.min(left)).await;
+                        }
+                    }
+                }
+                Seen::Ready(..) | Seen::Gone | Seen::Hopeless(..) => return Ok(Err(gone())),
+            }
+        }
     }
 
+    /// As [`Self::see_through`], for a claim that is this event's: that it is hopeless is how the
+    /// attempt ends.
     async fn wait_until_ready(
         &self,
-        mut claim: ClaimView,
+        claim: ClaimView,
         pool: &PoolName,
     ) -> Result<Option<(ClaimView, SandboxName, IpAddr)>, ClaimError> {
+        match self.see_through(claim, pool).await? {
+            Seen::Ready(claim, sandbox, address) => Ok(Some((claim, sandbox, address))),
+            Seen::Gone => Ok(None),
+            Seen::Hopeless(_, reason) => Err(ClaimError::ClaimRejected(reason)),
+        }
+    }
+
+    /// Watches a claim until it comes to something. A pool that is missing is an error whosever the
+    /// claim is: it says nothing about the sandbox, and another claim would fare no better.
+    async fn see_through(&self, mut claim: ClaimView, pool: &PoolName) -> Result<Seen, ClaimError> {
         loop {
             let now = self.step.clock.now();
             let (reason, look_again) = match read(&claim, now) {
-                Reading::Ready { sandbox, address } => return Ok(Some((claim, sandbox, address))),
+                Reading::Ready { sandbox, address } => {
+                    return Ok(Seen::Ready(claim, sandbox, address));
+                }
                 Reading::GiveUp {
                     no_pool: true,
                     reason,
@@ -285,16 +359,14 @@ impl<L: Ledger, C: Claims, K: Clock> Attempt<'_, L, C, K> {
                 Reading::GiveUp {
                     no_pool: false,
                     reason,
-                } => {
-                    return Err(ClaimError::ClaimRejected(reason));
-                }
+                } => return Ok(Seen::Hopeless(claim, reason)),
                 Reading::Wait { reason, look_again } => (reason, look_again),
             };
             let left = self.time_left(&reason)?;
             let sooner = look_again.map_or(left, |at| left.min(between(now, at)));
             match self.step.claims.next(&claim, sooner).await? {
                 ClaimChange::Changed(changed) => claim = *changed,
-                ClaimChange::Gone => return Ok(None),
+                ClaimChange::Gone => return Ok(Seen::Gone),
                 ClaimChange::Same => {}
             }
         }

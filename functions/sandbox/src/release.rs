@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use carapace_control_plane::named;
 use carapace_core::{
-    ClaimName,
+    ClaimName, UserKey,
     agent::{Release, ReleaseAct},
+    claim::ClaimView,
     event::{EventRejected, SandboxRequested},
     ports::{Claims, Clock, Deleted, Ledger, Trouble},
 };
@@ -84,13 +85,8 @@ impl<L: Ledger, C: Claims, K: Clock> ClaimSandbox<L, C, K> {
             if claim.terminating {
                 return Ok(Released { released: true });
             }
-            fault::point(user, RELEASE_DELETE, Moment::Before);
-            match self.claims.delete(&claim).await? {
-                Deleted::Yes => {
-                    fault::point(user, RELEASE_DELETE, Moment::After);
-                    tracing::info!(claim = %name, claim_uid = %claim.uid, "the claim is deleted");
-                    return Ok(Released { released: true });
-                }
+            match self.delete(user, &claim).await? {
+                Deleted::Yes => return Ok(Released { released: true }),
                 Deleted::Changed => {
                     self.clock.sleep(Duration::from_millis(10) * round).await;
                 }
@@ -99,5 +95,20 @@ impl<L: Ledger, C: Claims, K: Clock> ClaimSandbox<L, C, K> {
         Err(ReleaseError::Unavailable(format!(
             "the claim {name} was written {ROUNDS} times between being read and being deleted"
         )))
+    }
+
+    /// Deletes the claim if it is still exactly the one that was seen.
+    pub(crate) async fn delete(
+        &self,
+        user: &UserKey,
+        claim: &ClaimView,
+    ) -> Result<Deleted, Trouble> {
+        fault::point(user, RELEASE_DELETE, Moment::Before);
+        let deleted = self.claims.delete(claim).await?;
+        if deleted == Deleted::Yes {
+            fault::point(user, RELEASE_DELETE, Moment::After);
+            tracing::info!(claim = %claim.name, claim_uid = %claim.uid, "the claim is deleted");
+        }
+        Ok(deleted)
     }
 }

@@ -7,7 +7,10 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use carapace_agentd::MAX_REQUEST_BYTES;
 use futures::StreamExt;
+use futures::future::join_all;
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::boot::slow_stream;
 use crate::harness::{ALICES_KEY, Pod, answer, json_response, say};
@@ -232,6 +235,49 @@ async fn a_request_that_is_too_large_goes_no_further() {
         200
     );
     assert_eq!(pod.upstream.received()[0].body.len(), MAX_REQUEST_BYTES);
+}
+
+/// A request that has come to its body and gets no further.
+async fn stalled(pod: &Pod) -> TcpStream {
+    let mut stream = TcpStream::connect(pod.addresses().model_proxy)
+        .await
+        .unwrap();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: proxy\r\ncontent-length: 9\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn only_so_many_requests_are_held_in_memory_and_the_others_are_told_so() {
+    let pod = Pod::of_alice().await;
+    let stalled = join_all((0..8).map(|_| stalled(&pod))).await;
+    pod.eventually("the proxy to be full", async || {
+        let (status, body) = pod.complete(&say("hello")).await;
+        let full = (status, &body["error"]["code"]) == (503, &json!("Overloaded"));
+        full.then_some(()).ok_or(body)
+    })
+    .await;
+    let models = pod.http.get(pod.proxy("/v1/models"));
+    assert_eq!(answer(models).await.0, 200, "it has no body to hold");
+    drop(stalled);
+    pod.eventually("the proxy to have room", async || {
+        let (status, body) = pod.complete(&say("hello")).await;
+        (status == 200).then_some(()).ok_or(body)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn answers_that_take_long_keep_no_request_in_memory() {
+    let pod = Pod::of_alice().await;
+    let (_release, released) = tokio::sync::watch::channel(false);
+    pod.upstream.answers(move |_| slow_stream(released.clone()));
+    let calls = (0..20).map(|_| async {
+        let url = pod.proxy("/v1/chat/completions");
+        pod.http.post(url).json(&say("hello")).send().await.unwrap()
+    });
+    let answers = join_all(calls).await;
+    assert!(answers.iter().all(|answer| answer.status() == 200));
 }
 
 #[tokio::test]

@@ -193,7 +193,7 @@ fn a_second_request_while_ready_uses_the_same_sandbox_and_gets_its_own_answer() 
 fn a_request_that_finds_the_claim_gone_claims_anew() {
     let mut world = World::new();
     world.ready("e1");
-    let gone = Some(assigned('0').uid);
+    let gone = Some(assigned('0'));
     let now = world.now;
     let act = world.does(&Request {
         gone: gone.clone(),
@@ -214,11 +214,18 @@ fn a_claim_found_gone_that_is_not_the_present_one_means_nothing() {
     let mut world = World::new();
     world.ready("e1");
     let now = world.now;
-    let act = world.does(&Request {
-        gone: Some(assigned('9').uid),
-        ..request("e2", now)
-    });
-    assert!(matches!(act, RequestAct::Use(_)));
+    // Another claim, and the same claim while it had another sandbox.
+    let moved = Assigned {
+        sandbox: assigned('9').sandbox,
+        ..assigned('0')
+    };
+    for gone in [assigned('9'), moved] {
+        let act = world.does(&Request {
+            gone: Some(gone),
+            ..request("e2", now)
+        });
+        assert!(matches!(act, RequestAct::Use(_)));
+    }
 }
 
 #[test]
@@ -409,7 +416,7 @@ proptest! {
             let now = world.now;
             match step.clone() {
                 Step::Request { gone } => {
-                    let gone = gone.then(|| assigned.uid.clone());
+                    let gone = gone.then(|| assigned.clone());
                     world.does(&Request { gone, ..request(event, now) });
                 }
                 Step::Assign => { world.does(&Assign { event: id(event), assigned }); }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use carapace_control_plane::lambda::Named;
 
-use super::machine::{DEFINITION, Machine, State, machine};
+use super::machine::{DEFINITION, Machine, Retrier, State, machine};
 use crate::{
     announce::{AnnounceFailedError, AnnounceReadyError, AnnounceRecordedError},
     bind::BindError,
@@ -86,6 +86,31 @@ fn every_invocation_is_retried_when_lambda_fails_it() {
                 "{name} {error}"
             );
         }
+    }
+}
+
+/// Its concurrency is reserved, so a burst of requests is throttled: for minutes, not seconds, and
+/// for whatever it is called to do.
+#[test]
+fn being_one_too_many_at_the_function_that_makes_claims_is_waited_out() {
+    let machine = machine();
+    let callers: Vec<_> = tasks(&machine)
+        .filter(|(_, state)| state.arguments["FunctionName"] == "${SandboxClaimArn}")
+        .collect();
+    let names: Vec<&str> = callers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["ClaimSandbox", "ReleaseClaim"]);
+    for (name, state) in callers {
+        let throttled = |r: &&Retrier| {
+            let names = &r.error_equals;
+            names.iter().any(|e| e == "Lambda.TooManyRequestsException")
+        };
+        let [only] = state.retry.iter().filter(throttled).collect::<Vec<_>>()[..] else {
+            panic!("{name}: {:?}", state.retry);
+        };
+        let alone = ["Lambda.TooManyRequestsException"];
+        assert_eq!(only.error_equals, alone, "{name}");
+        let pauses = (only.interval_seconds, only.backoff_rate, only.max_attempts);
+        assert_eq!(pauses, (5, 1, 120), "{name}");
     }
 }
 

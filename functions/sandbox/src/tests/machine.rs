@@ -38,6 +38,8 @@ pub(super) struct State {
     pub(super) end: bool,
     pub(super) timeout_seconds: Option<u64>,
     #[serde(default)]
+    pub(super) arguments: Value,
+    #[serde(default)]
     pub(super) retry: Vec<Retrier>,
     #[serde(default)]
     pub(super) catch: Vec<Catcher>,

@@ -14,7 +14,10 @@ use super::{
     machine::{End, execute, sandbox_claim},
     world::World,
 };
-use crate::fault::{self, Moment, planned};
+use crate::{
+    claim::ClaimError,
+    fault::{self, Moment, planned},
+};
 
 const READY: &str = "Sandbox Ready";
 const FAILED: &str = "Sandbox Failed";
@@ -349,6 +352,110 @@ fn a_request_that_finds_the_claim_gone_makes_another() {
     );
 }
 
+/// One announcement for the new event, and one sandbox, which is recorded and the user's.
+fn has_moved_to(world: &World, sandbox: &str, why: &str) {
+    assert_eq!(world.announced(READY), ["e1.ready", "e2.ready"], "{why}");
+    assert_eq!(world.announced(FAILED), [""; 0], "{why}");
+    let AgentState::Ready(held) = world.agent(&user()) else {
+        panic!("{why}: {:?}", world.agent(&user()));
+    };
+    let claim = world.claim(&user()).unwrap();
+    assert_eq!(held.event.as_str(), "e2", "{why}");
+    assert_eq!(held.assigned.sandbox.as_str(), sandbox, "{why}");
+    assert_eq!(Some(held.assigned.sandbox), claim.sandbox, "{why}");
+    assert_eq!(held.assigned.uid, claim.uid, "{why}");
+    world.look(|state| {
+        let (bound_to, _) = &state.bound[claim.sandbox.as_ref().unwrap()];
+        assert_eq!(bound_to, &user(), "{why}");
+    });
+}
+
+#[test]
+fn a_request_that_finds_the_pod_dead_gets_another_sandbox() {
+    let world = World::new();
+    run(&world, event("e1"));
+    world.fail_pod(&user());
+    let end = run(&world, event("e2"));
+    assert_eq!(end.path, ["ClaimSandbox", "BindSandbox", "AnnounceReady"]);
+    has_moved_to(&world, "agents-2", "undisturbed");
+    world.look(|state| assert_eq!(state.cluster.created, 2));
+}
+
+#[test]
+fn a_dead_pod_is_replaced_also_by_a_function_that_dies_doing_so() {
+    for moment in [Moment::Before, Moment::After] {
+        let world = World::new();
+        run(&world, event("e1"));
+        world.fail_pod(&user());
+        planned::die_at("release.delete", moment);
+        let end = run(&world, event("e2"));
+        assert!(!planned::still_planned(), "{moment:?}: {end:?}");
+        has_moved_to(&world, "agents-2", &format!("{moment:?}: {end:?}"));
+        world.look(|state| assert_eq!(state.cluster.created, 2));
+    }
+}
+
+#[test]
+fn several_requests_that_find_the_pod_dead_share_the_new_sandbox() {
+    for seed in 1..=60 {
+        let world = World::seeded(seed);
+        run(&world, event("e1"));
+        world.fail_pod(&user());
+        let events = ["e2", "e3", "e2", "e3"];
+        let ends = world.run(join_all(events.map(|id| execute(&world, event(id)))));
+        world.check();
+        let all_fine = ends.iter().all(|end| end.error.is_none());
+        assert!(all_fine, "seed {seed}: {ends:?}");
+        let mut announced = world.announced(READY);
+        announced.sort();
+        let expected = ["e1.ready", "e2.ready", "e3.ready"];
+        assert_eq!(announced, expected, "seed {seed}");
+        world.look(|state| assert_eq!(state.cluster.created, 2, "seed {seed}"));
+    }
+}
+
+/// A pool that is missing for a while says nothing about the sandboxes that came from it.
+#[test]
+fn a_sandbox_whose_pool_is_missing_is_not_thrown_away() {
+    let world = World::new();
+    run(&world, event("e1"));
+    world.miss_pool(&user());
+    world.pass(60);
+    let end = run(&world, event("e2"));
+    assert_eq!(end.error.as_deref(), Some("PoolNotFound"));
+    assert!(is_ready(&world) && world.claim(&user()).is_some());
+}
+
+#[test]
+fn a_claim_that_has_got_another_sandbox_is_recorded_and_bound_anew() {
+    for pool in ["agents", "another-pool"] {
+        let world = World::new();
+        run(&world, event("e1"));
+        let claim = world.claim(&user()).unwrap();
+        world.replace_sandbox(&user(), "agents-7");
+        let end = run(&world, with("e2", &json!({ "pool": pool })));
+        assert_eq!(end.path, ["ClaimSandbox", "BindSandbox", "AnnounceReady"]);
+        has_moved_to(&world, "agents-7", pool);
+        assert_eq!(world.claim(&user()).unwrap().uid, claim.uid);
+        assert_eq!(world.pool_in_spec(&user()).as_str(), "agents");
+    }
+}
+
+/// What the gateway's master key is rotated for must not be the end of agents that are at work.
+#[test]
+fn a_request_after_the_master_key_was_rotated_gives_the_sandbox_its_new_key() {
+    let world = World::new();
+    run(&world, event("e1"));
+    let sandbox = world.claim(&user()).unwrap().sandbox.unwrap();
+    let before = world.look(|state| state.bound[&sandbox].clone());
+    world.look(|state| state.master_key = "sk-another-master-key");
+    assert_eq!(run(&world, event("e2")).error, None);
+    let after = world.look(|state| state.bound[&sandbox].clone());
+    assert_eq!(after.0, before.0);
+    assert_ne!(after.1, before.1);
+    world.look(|state| assert_eq!(state.cluster.created, 1));
+}
+
 #[test]
 fn a_claim_on_its_way_out_is_waited_for_and_made_again() {
     let world = World::new();
@@ -414,6 +521,34 @@ fn an_attempt_that_nobody_carries_on_is_taken_over() {
     assert!(!released.released, "only its owner");
     assert!(world.claim(&user()).is_some());
     assert_eq!(world.announced(READY), ["e2.ready"]);
+}
+
+/// A function can be frozen between any two of its instructions, and wake when the user's claim has
+/// had another owner for long.
+#[test]
+fn an_owner_that_was_frozen_past_its_deadline_leaves_the_claim_of_the_next_alone() {
+    let world = World::new();
+    let started_at = world.look(|state| state.now);
+    let hold = 600 + HOLD_GRACE.as_secs();
+    world.look(|state| state.freeze = Some(jiff::SignedDuration::from_secs(hold + 60)));
+    let (step, first) = (sandbox_claim(&world), event("e1"));
+    let next = async {
+        let later = Duration::from_secs(hold.unsigned_abs() + 1);
+        world.sleep(later).await;
+        let end = execute(&world, event("e2")).await;
+        (end, world.now())
+    };
+    let (late, (end, ended_at)) = world.run(join(step.claim(&first, started_at), next));
+    world.check();
+    assert_eq!(end.error, None);
+    assert!(world.now() > ended_at, "the first wakes after that");
+    let late = late.unwrap_err();
+    assert!(
+        matches!(late, ClaimError::ReadyDeadlineExceeded { .. }),
+        "{late}"
+    );
+    let owner = world.claim(&user()).unwrap().event.unwrap();
+    assert_eq!(owner.as_str(), "e2");
 }
 
 #[test]

@@ -50,11 +50,14 @@ pub(super) struct State {
     pub(super) bus: Vec<(&'static str, EventId)>,
     /// How many calls to the bus will fail yet.
     pub(super) bus_failures: u32,
+    pub(super) master_key: &'static str,
     pub(super) keys: BTreeMap<String, UserKey>,
     /// Whose each sandbox is, and with which key. It never forgets.
     pub(super) bound: BTreeMap<SandboxName, (UserKey, ModelKey)>,
     /// How many calls to a daemon will find nobody.
     pub(super) agentd_failures: u32,
+    /// How long whoever writes the table next is frozen after that, as a function may be.
+    pub(super) freeze: Option<SignedDuration>,
 }
 
 /// A cluster with a controller that is as quick as the tests want.
@@ -97,9 +100,11 @@ impl World {
             },
             bus: Vec::new(),
             bus_failures: 0,
+            master_key: "sk-master-key",
             keys: BTreeMap::new(),
             bound: BTreeMap::new(),
             agentd_failures: 0,
+            freeze: None,
         })));
         world.stock("agents-1", 0);
         world.stock("agents-2", 0);
@@ -177,6 +182,43 @@ impl World {
     pub(super) fn lose_claim(&self, user: &UserKey) {
         self.look(|state| state.cluster.claims.remove(&ClaimName::of(user)))
             .unwrap();
+    }
+
+    /// The pod of the user's sandbox ends for good.
+    pub(super) fn fail_pod(&self, user: &UserKey) {
+        self.write_claim(user, |claim| {
+            claim.ready = Some(not_ready("PodFailed"));
+            claim.pod_ips.clear();
+        });
+    }
+
+    /// The controller gives the user's claim another sandbox than the one it had.
+    pub(super) fn replace_sandbox(&self, user: &UserKey, sandbox: &str) {
+        self.write_claim(user, |claim| {
+            claim.sandbox = Some(SandboxName::parse(sandbox).unwrap());
+        });
+    }
+
+    /// The controller does not find the pool of the user's claim.
+    pub(super) fn miss_pool(&self, user: &UserKey) {
+        self.write_claim(user, |claim| {
+            claim.ready = Some(not_ready("WarmPoolNotFound"));
+        });
+    }
+
+    /// The pool in the spec of the user's claim.
+    pub(super) fn pool_in_spec(&self, user: &UserKey) -> PoolName {
+        pool_of(&self.claim(user).unwrap()).unwrap()
+    }
+
+    fn write_claim(&self, user: &UserKey, change: impl FnOnce(&mut ClaimView)) {
+        self.look(|state| {
+            let cluster = &mut state.cluster;
+            let claim = cluster.claims.get_mut(&ClaimName::of(user)).unwrap();
+            change(claim);
+            cluster.written += 1;
+            claim.resource_version = cluster.written.to_string();
+        });
     }
 
     /// The sandbox gets a user who is none of ours.
@@ -418,7 +460,12 @@ impl Ledger for World {
     }
 
     async fn save(&self, change: &Change) -> Result<Saved, Trouble> {
-        Ok(self.call(|state| state.save(change)).await)
+        let saved = self.call(|state| state.save(change)).await;
+        let frozen = self.look(|state| state.freeze.take());
+        if let Some(time) = frozen {
+            self.sleep(time.unsigned_abs()).await;
+        }
+        Ok(saved)
     }
 }
 
@@ -499,13 +546,13 @@ impl Bus for World {
 
 impl ModelKeys for World {
     async fn issue(&self, user: &UserKey, claim: &ClaimUid) -> Result<ModelKey, ModelKeyTrouble> {
-        let key = MasterKey::parse("sk-master-key")
-            .unwrap()
-            .derive(user, claim)
-            .unwrap();
-        let issue = |state: &mut State| state.keys.insert(key.expose().to_owned(), user.clone());
-        self.call(issue).await;
-        Ok(key)
+        let issue = |state: &mut State| {
+            let master = MasterKey::parse(state.master_key).unwrap();
+            let key = master.derive(user, claim).unwrap();
+            state.keys.insert(key.expose().to_owned(), user.clone());
+            key
+        };
+        Ok(self.call(issue).await)
     }
 }
 
@@ -527,11 +574,11 @@ impl Agentd for World {
                 .entry(sandbox.clone())
                 .or_insert_with(|| wanted.clone());
             // I3, the daemon's own part in it.
-            if *bound == wanted {
-                Ok(())
-            } else {
-                Err(BindTrouble::BoundToAnother("no".into()))
+            if bound.0 != wanted.0 {
+                return Err(BindTrouble::BoundToAnother("no".into()));
             }
+            bound.1 = wanted.1;
+            Ok(())
         };
         self.call(bind).await
     }
