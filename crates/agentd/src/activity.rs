@@ -67,7 +67,8 @@ impl Activity {
         }
     }
 
-    /// A model call begins; it lasts until the guard is dropped.
+    /// A model call begins, or a turn that OpenClaw may not have heard of yet; it lasts until the
+    /// guard is dropped.
     pub fn call(&self) -> Call {
         let mut inner = self.lock();
         inner.calls += 1;
@@ -107,7 +108,7 @@ impl Inner {
     }
 }
 
-/// A model call that is under way.
+/// A model call or a turn that is under way.
 #[derive(Debug)]
 pub struct Call(Activity);
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use carapace_core::SandboxName;
 use hyper::Uri;
@@ -30,6 +31,10 @@ pub struct Config {
     pub openclaw: SocketAddr,
     /// `AGENTD_MODEL`: the model's name at the gateway.
     pub model: String,
+    /// `AGENTD_TURN_TIMEOUT_SECONDS`: how long a turn may take; it may be silent all that time.
+    pub turn_timeout: Duration,
+    /// `AGENTD_OPENCLAW_PATIENCE_SECONDS`: how long a turn waits for an OpenClaw that is away.
+    pub openclaw_patience: Duration,
 }
 
 /// Every variable that is missing or wrong.
@@ -85,6 +90,8 @@ impl Config {
             openclaw,
         );
         let model = reader.read("AGENTD_MODEL", Some("agent"), model);
+        let turn_timeout = reader.read("AGENTD_TURN_TIMEOUT_SECONDS", Some("1800"), seconds);
+        let patience = reader.read("AGENTD_OPENCLAW_PATIENCE_SECONDS", Some("60"), seconds);
         let errors = ConfigErrors(reader.errors);
         // Each `None` has left its error behind, so that one `None` is enough to return them all.
         let parsed = || {
@@ -99,6 +106,8 @@ impl Config {
                 model_proxy_listen: proxy?,
                 openclaw: openclaw?,
                 model: model?,
+                turn_timeout: turn_timeout?,
+                openclaw_patience: patience?,
             })
         };
         parsed().ok_or(errors)
@@ -184,6 +193,13 @@ fn model(text: &str) -> Result<String, String> {
     }
 }
 
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+        _ => Err("must be a whole number of seconds from 1 to 86400".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,6 +227,7 @@ mod tests {
         assert_eq!(config.model_proxy_listen.to_string(), "127.0.0.1:18791");
         assert_eq!(config.openclaw.to_string(), "127.0.0.1:18789");
         assert_eq!(config.model, "agent");
+        assert_eq!(config.turn_timeout, Duration::from_secs(1800));
     }
 
     #[test]
@@ -219,6 +236,7 @@ mod tests {
             ("AGENTD_MODEL_GATEWAY_URL", "ftp://litellm"),
             ("AGENTD_LISTEN", "18790"),
             ("AGENTD_PRIVATE_DIR", "state"),
+            ("AGENTD_TURN_TIMEOUT_SECONDS", "0"),
         ])
         .unwrap_err();
         let variables: Vec<_> = errors.0.iter().map(|error| error.variable).collect();
@@ -228,7 +246,8 @@ mod tests {
                 "AGENTD_SANDBOX",
                 "AGENTD_MODEL_GATEWAY_URL",
                 "AGENTD_PRIVATE_DIR",
-                "AGENTD_LISTEN"
+                "AGENTD_LISTEN",
+                "AGENTD_TURN_TIMEOUT_SECONDS"
             ]
         );
         assert!(errors.to_string().contains("ftp://litellm"), "{errors}");

@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use carapace_core::agentd::{
     BIND_PATH, BIND_SUBJECT, BindRequest, BindResponse, ErrorBody, ErrorName, OpenClawStatus,
-    READY_PATH, STATUS_PATH, Status, TokenClaims,
+    READY_PATH, STATUS_PATH, Status, TURN_SUBJECT, TokenClaims,
 };
 use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, StatusCode};
@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::gateway::{self, Phase};
 use crate::token::{self, Keys, TokenError};
-use crate::{Shared, body};
+use crate::{Shared, body, turns};
 
 const MAX_BIND_BYTES: usize = 16 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +32,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route(BIND_PATH, post(bind))
         .route(STATUS_PATH, get(status))
         .route(READY_PATH, get(ready))
+        .merge(turns::routes::router())
         .fallback(async || Refusal::new(ErrorName::NotFound, "there is no such route"))
         .method_not_allowed_fallback(async || {
             Refusal::new(
@@ -108,6 +109,24 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Result<Response, Refusal> {
     Err(Refusal::new(ErrorName::NotReady, why_not))
 }
 
+/// The bearer of a token for the user of this sandbox, and for turns.
+pub(crate) async fn authenticate_turn(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
+    let claims = authenticate(shared, headers).await?;
+    if claims.sub != TURN_SUBJECT {
+        let message = format!("only {TURN_SUBJECT} may have turns");
+        return Err(Refusal::new(ErrorName::NotAllowed, message));
+    }
+    let Some(binding) = shared.binding.bound()? else {
+        let message = "this sandbox has no user yet";
+        return Err(Refusal::new(ErrorName::NotBound, message));
+    };
+    if binding.user_key != claims.user_key {
+        let message = "the token is for another user than this sandbox's";
+        return Err(Refusal::new(ErrorName::WrongUser, message));
+    }
+    Ok(())
+}
+
 async fn authenticate(shared: &Shared, headers: &HeaderMap) -> Result<TokenClaims, Refusal> {
     // A damaged binding answers nobody, whoever asks.
     shared.binding.bound()?;
@@ -134,10 +153,10 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// Any answer that isn't a success.
 #[derive(Debug)]
-struct Refusal(ErrorBody);
+pub(crate) struct Refusal(ErrorBody);
 
 impl Refusal {
-    fn new(error: ErrorName, message: impl Into<String>) -> Self {
+    pub(crate) fn new(error: ErrorName, message: impl Into<String>) -> Self {
         Self(ErrorBody {
             error,
             message: message.into(),
@@ -158,6 +177,12 @@ impl From<ErrorName> for Refusal {
             ErrorName::BoundToAnother => "this sandbox is bound to another user, for ever",
             ErrorName::BindingUnreadable => "the stored binding is unreadable; replace the sandbox",
             ErrorName::BindingNotStored => "the binding could not be stored; try the same again",
+            ErrorName::TurnInProgress => "another turn of this conversation is under way",
+            ErrorName::TurnMismatch => {
+                "there is a turn of this id with another text or in another conversation"
+            }
+            ErrorName::TurnNotFound => "no turn of this id is known here",
+            ErrorName::TooManyTurns => "too many turns are under way in this sandbox",
             ErrorName::BodyTooLarge => "the body is too large",
             ErrorName::RequestTimeout => "the body did not arrive in time",
             _ => "the body is not what the route takes",

@@ -1,7 +1,7 @@
 //! The line to OpenClaw: its WebSocket gateway, protocol 4, on the pod's loopback.
 //!
 //! One connection is kept for as long as it holds. Over it `agentd` learns the version, warms a
-//! fresh gateway with one turn on the agent `warm`, and follows the runs of the user's agents. When
+//! fresh gateway with one turn on the agent `warm`, sends the user's turns, and follows their runs. When
 //! the connection breaks, OpenClaw has usually restarted, and everything begins again: waiting,
 //! connecting, and, while there is no user, warming. After a bind there is no warming turn any more:
 //! the user's first turn is as good, and nothing but the user's turns should use the user's key.
@@ -24,6 +24,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use crate::Shared;
 use crate::openclaw_config::WARM_AGENT;
 use crate::secret::Secret;
+use crate::switchboard::{Exchange, RequestError};
 
 const PROTOCOL: u8 = 4;
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -34,7 +35,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const WARM_TIMEOUT: Duration = Duration::from_mins(2);
 /// Between one broken line and the next.
 const PAUSE: Duration = Duration::from_millis(500);
-/// The greeting lists every method; histories are not asked for.
+/// The greeting lists every method, and a history holds the messages of a conversation's end.
 const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// What is known of OpenClaw.
@@ -105,10 +106,11 @@ enum LineError {
 }
 
 /// Keeps the line up for as long as the process runs.
-pub(crate) async fn keep_line(shared: Arc<Shared>) {
+pub(crate) async fn keep_line(shared: Arc<Shared>, mut exchange: Exchange) {
     loop {
         until_ready(&shared).await;
-        let Err(error) = follow(&shared).await;
+        let Err(error) = follow(&shared, &mut exchange).await;
+        exchange.close();
         shared.health.set(Phase::Down, None);
         shared.activity.forget_runs(Timestamp::now());
         tracing::warn!(error = %chain(&error), "the line to OpenClaw is down");
@@ -134,7 +136,10 @@ async fn until_ready(shared: &Shared) {
     }
 }
 
-async fn follow(shared: &Shared) -> Result<std::convert::Infallible, LineError> {
+async fn follow(
+    shared: &Shared,
+    exchange: &mut Exchange,
+) -> Result<std::convert::Infallible, LineError> {
     let connecting = Line::connect(shared.config.openclaw, &shared.gateway_token);
     let (mut line, version) = within(HANDSHAKE_TIMEOUT, connecting).await?;
     shared.health.set(Phase::Warming, Some(&version));
@@ -144,9 +149,19 @@ async fn follow(shared: &Shared) -> Result<std::convert::Infallible, LineError> 
         tracing::info!(%version, took = ?started.elapsed(), "OpenClaw is warm");
     }
     shared.health.set(Phase::Ready, Some(&version));
+    exchange.open();
     loop {
-        let event = line.event().await?;
-        note(shared, &event);
+        tokio::select! {
+            frame = line.frame() => match frame? {
+                Frame::Event(event) => note(shared, &event),
+                Frame::Res(answer) => exchange.answered(&answer.id.clone(), answer.into_result()),
+                Frame::Other => {}
+            },
+            call = exchange.next() => {
+                let id = line.send(call.method, &call.params).await?;
+                exchange.sent(id, call);
+            }
+        }
     }
 }
 
@@ -183,6 +198,7 @@ async fn warm(line: &mut Line, shared: &Shared) -> Result<(), LineError> {
 }
 
 fn note(shared: &Shared, event: &Event) {
+    shared.turns.note(&event.event, &event.payload);
     let Some(event) = event.run_event() else {
         return;
     };
@@ -239,6 +255,23 @@ struct Answer {
     payload: Value,
     #[serde(default)]
     error: Value,
+}
+
+impl Answer {
+    fn into_result(self) -> Result<Value, RequestError> {
+        if self.ok {
+            return Ok(self.payload);
+        }
+        Err(RequestError::Refused {
+            reason: self.reason(),
+            is_temporary: self.error["code"] == "UNAVAILABLE",
+        })
+    }
+
+    fn reason(&self) -> String {
+        let reason = self.error["message"].as_str().unwrap_or("no reason given");
+        reason.chars().take(200).collect()
+    }
 }
 
 /// An `agent` event of the stream `lifecycle`.
@@ -309,7 +342,7 @@ impl Line {
                 "mode": "backend",
             },
             "role": "operator",
-            // No more than warming and following need.
+            // No more than turns need.
             "scopes": ["operator.read", "operator.write"],
             "caps": ["tool-events"],
             "commands": [],
@@ -327,23 +360,26 @@ impl Line {
     /// Asks and waits for the answer. Events in between are not kept: whoever asks has nothing
     /// under way yet.
     async fn request(&mut self, method: &'static str, params: &Value) -> Result<Value, LineError> {
-        self.last_id += 1;
-        let id = self.last_id.to_string();
-        let frame = json!({"type": "req", "id": id, "method": method, "params": params});
-        self.socket.send(Message::text(frame.to_string())).await?;
+        let id = self.send(method, params).await?;
         loop {
             match self.frame().await? {
                 Frame::Res(answer) if answer.id == id && answer.ok => return Ok(answer.payload),
                 Frame::Res(answer) if answer.id == id => {
-                    let reason = answer.error["message"]
-                        .as_str()
-                        .unwrap_or("no reason given");
-                    let reason = reason.chars().take(200).collect();
+                    let reason = answer.reason();
                     return Err(LineError::Refused { method, reason });
                 }
                 _ => {}
             }
         }
+    }
+
+    /// Asks, and tells under which id.
+    async fn send(&mut self, method: &'static str, params: &Value) -> Result<String, LineError> {
+        self.last_id += 1;
+        let id = self.last_id.to_string();
+        let frame = json!({"type": "req", "id": id, "method": method, "params": params});
+        self.socket.send(Message::text(frame.to_string())).await?;
+        Ok(id)
     }
 
     async fn event(&mut self) -> Result<Event, LineError> {

@@ -5,11 +5,13 @@
 //! boot `agentd` writes OpenClaw's configuration, waits for it, and warms it with one turn; the
 //! sandbox is ready then, and waits, warm and without a user, until it is claimed. A
 //! [bind](binding) gives it its user, once and for ever. From then on the model proxy adds
-//! the user's key to every model call on its way out, so that the agent never sees the key; and the
-//! control routes say how the agent is doing. The VM calls nobody but the model gateway.
+//! the user's key to every model call on its way out, so that the agent never sees the key; the
+//! control routes take the user's turns to the agent, stream back what comes of them, and say how the
+//! agent is doing. The VM calls nobody but the model gateway.
 //!
 //! What holds, whatever happens:
 //! - A sandbox serves the user it was bound to, and no other, also across restarts.
+//! - A turn is run once, however often it is asked for, and ends once, whoever still listens.
 //! - No call is answered without a token for this sandbox, except for readiness.
 //! - No secret is logged, and none lies in a directory that the agent can see, except for the token
 //!   of its own gateway.
@@ -25,7 +27,9 @@ pub mod openclaw_config;
 mod proxy;
 pub mod secret;
 mod serve;
+mod switchboard;
 pub mod token;
+mod turns;
 mod upstream;
 mod usage;
 mod warm;
@@ -48,6 +52,8 @@ use crate::config::Config;
 use crate::gateway::Health;
 use crate::openclaw_config::Settings;
 use crate::secret::Secret;
+use crate::switchboard::{Exchange, Switchboard};
+use crate::turns::Turns;
 use crate::upstream::Upstream;
 use crate::warm::WarmTurn;
 
@@ -68,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) guest_kernel: String,
     pub(crate) upstream: Upstream,
     pub(crate) openclaw: Upstream,
+    pub(crate) switchboard: Switchboard,
+    pub(crate) turns: Turns,
 }
 
 /// Why `agentd` can't start.
@@ -103,6 +111,7 @@ pub enum StartError {
 /// configuration, but answers nobody yet.
 pub struct Agentd {
     shared: Arc<Shared>,
+    exchange: Exchange,
     control: TcpListener,
     model_proxy: TcpListener,
     addresses: Addresses,
@@ -158,7 +167,10 @@ impl Agentd {
         if matches!(binding.bound(), Ok(Some(_))) {
             activity.resumed(Timestamp::now());
         }
+        let (switchboard, exchange) = switchboard::switchboard();
         let shared = Shared {
+            switchboard,
+            turns: Turns::default(),
             binding,
             activity,
             health: Health::default(),
@@ -171,6 +183,7 @@ impl Agentd {
         };
         Ok(Self {
             shared: Arc::new(shared),
+            exchange,
             control,
             model_proxy,
             addresses,
@@ -187,6 +200,7 @@ impl Agentd {
         let (stopping, stopped) = watch::channel(false);
         let Self {
             shared,
+            exchange,
             control,
             model_proxy,
             addresses,
@@ -198,7 +212,7 @@ impl Agentd {
             model_gateway = %shared.config.model_gateway,
             "agentd is up"
         );
-        let line = tokio::spawn(gateway::keep_line(Arc::clone(&shared)));
+        let line = tokio::spawn(gateway::keep_line(Arc::clone(&shared), exchange));
         let control_routes = control::router(Arc::clone(&shared));
         let proxy_routes = proxy::router(shared);
         let stop = async {

@@ -9,7 +9,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{SandboxName, UserKey};
+use crate::{ConversationId, SandboxName, TurnId, UserKey};
 
 /// The port that `agentd` answers on, in every sandbox.
 pub const PORT: u16 = 18790;
@@ -17,6 +17,10 @@ pub const PORT: u16 = 18790;
 pub const BIND_PATH: &str = "/v1/bind";
 /// `GET`, answered by [`Status`].
 pub const STATUS_PATH: &str = "/v1/status";
+/// `POST` [`TurnRequest`]; a turn's own path is this, a slash and its [`TurnId`]: `GET` with
+/// `?from=n` attaches behind event n, `DELETE` cancels. Both ways of attaching are answered by a
+/// `text/event-stream` of [`TurnEvent`]s.
+pub const TURNS_PATH: &str = "/v1/turns";
 /// `GET`, for the kubelet, the one route without a token: 200 once the agent is booted and warmed.
 pub const READY_PATH: &str = "/readyz";
 
@@ -24,6 +28,10 @@ pub const READY_PATH: &str = "/readyz";
 pub const TOKEN_ISSUER: &str = "carapace";
 /// `sub` of the only tokens that may bind.
 pub const BIND_SUBJECT: &str = "sandbox-bind";
+/// `sub` of the only tokens that may begin, follow and cancel turns.
+pub const TURN_SUBJECT: &str = "conversation-turn";
+/// The longest text of a turn, in bytes of UTF-8.
+pub const TURN_TEXT_MAX_BYTES: usize = 200 * 1024;
 /// The longest a token may live, from `iat` to `exp`, in seconds. `agentd` refuses longer ones, so
 /// that a signer with a wrong clock or configuration can't mint a lasting key to somebody's VM.
 pub const TOKEN_MAX_SECONDS: i64 = 60;
@@ -159,6 +167,82 @@ pub struct OpenClawStatus {
     pub version: Option<String>,
 }
 
+/// Something the user says to the agent. The same id again is the same turn: what has come of it so
+/// far is told again, and nothing is run twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnRequest {
+    /// Chosen by the caller.
+    pub id: TurnId,
+    /// Turns of one conversation follow each other and remember each other; those of different
+    /// conversations do neither.
+    pub conversation: ConversationId,
+    /// What is said: not blank, at most [`TURN_TEXT_MAX_BYTES`].
+    pub text: String,
+}
+
+/// What comes of a turn. On the wire each is a server-sent event, `event` being the variant's name
+/// in lower case, `data` its fields as JSON, and `id` a number that grows within the turn. `done` or
+/// `error` is the last one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", content = "data", rename_all = "lowercase")]
+pub enum TurnEvent {
+    /// The agent says more.
+    Delta {
+        /// What it says, to be put behind what it has said.
+        text: String,
+    },
+    /// The agent has taken back what it said, or a reader attached behind events that are no longer
+    /// kept.
+    Text {
+        /// All of what it has said, in place of what was told before.
+        text: String,
+    },
+    /// The agent uses a tool.
+    Activity {
+        /// The tool's name.
+        tool: String,
+        /// Whether it begins or has ended.
+        phase: ActivityPhase,
+    },
+    /// The turn has ended well.
+    Done {
+        /// The whole answer.
+        text: String,
+    },
+    /// The turn has ended without an answer.
+    Error(ErrorBody),
+}
+
+impl TurnEvent {
+    /// `event` of the server-sent event.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Delta { .. } => "delta",
+            Self::Text { .. } => "text",
+            Self::Activity { .. } => "activity",
+            Self::Done { .. } => "done",
+            Self::Error(_) => "error",
+        }
+    }
+}
+
+/// Where in its use a tool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActivityPhase {
+    /// It begins.
+    Start,
+    /// It has ended, well or not.
+    End,
+}
+
+/// The answer to a `DELETE` of a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelResponse {
+    /// Whether the turn was under way. It ends by an event of its own, once the agent has stopped.
+    pub cancelling: bool,
+}
+
 /// The body of every answer that isn't a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
@@ -191,6 +275,25 @@ pub enum ErrorName {
     NotReady,
     /// 502: the model gateway can't be reached.
     GatewayUnreachable,
+    /// 409: another turn of the same conversation is under way.
+    TurnInProgress,
+    /// 409: there is a turn of this id, with another text or in another conversation.
+    TurnMismatch,
+    /// 404: no turn of this id is known here.
+    TurnNotFound,
+    /// 503: as many turns are under way as this sandbox runs side by side.
+    TooManyTurns,
+    /// Ends a turn: it was cancelled.
+    TurnCancelled,
+    /// Ends a turn: it took longer than a turn may.
+    TurnTimedOut,
+    /// Ends a turn: the agent took it on, then restarted and no longer knows of it. Whether it acted
+    /// on it can't be told, so it isn't tried again.
+    TurnLost,
+    /// Ends a turn: the agent couldn't finish it, or didn't make sense.
+    AgentFailed,
+    /// Ends a turn: the agent can't be reached.
+    AgentUnavailable,
     /// 400: the body is not what the route takes.
     MalformedRequest,
     /// 408: the body did not arrive in time.
@@ -213,18 +316,24 @@ impl ErrorName {
             Self::MalformedRequest => 400,
             Self::InvalidToken => 401,
             Self::NotAllowed | Self::WrongUser => 403,
-            Self::NotFound => 404,
+            Self::NotFound | Self::TurnNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
-            Self::BoundToAnother => 409,
+            Self::BoundToAnother
+            | Self::TurnInProgress
+            | Self::TurnMismatch
+            | Self::TurnCancelled => 409,
             Self::BodyTooLarge => 413,
             Self::Unknown => 500,
-            Self::GatewayUnreachable => 502,
+            Self::GatewayUnreachable | Self::AgentFailed | Self::TurnLost => 502,
             Self::BindingUnreadable
             | Self::BindingNotStored
             | Self::KeysUnavailable
             | Self::NotBound
-            | Self::NotReady => 503,
+            | Self::NotReady
+            | Self::TooManyTurns
+            | Self::AgentUnavailable => 503,
+            Self::TurnTimedOut => 504,
         }
     }
 }
@@ -256,6 +365,36 @@ mod tests {
         }
         let longest = "k".repeat(ModelKey::MAX_LENGTH);
         assert_eq!(ModelKey::parse(longest.as_str()).unwrap().expose(), longest);
+    }
+
+    #[test]
+    fn an_event_of_a_turn_is_its_name_and_its_data() {
+        let error = ErrorBody {
+            error: ErrorName::TurnLost,
+            message: "lost".to_owned(),
+        };
+        for (event, json) in [
+            (
+                TurnEvent::Delta { text: "a".into() },
+                r#"{"event":"delta","data":{"text":"a"}}"#,
+            ),
+            (
+                TurnEvent::Activity {
+                    tool: "exec".into(),
+                    phase: ActivityPhase::Start,
+                },
+                r#"{"event":"activity","data":{"tool":"exec","phase":"start"}}"#,
+            ),
+            (
+                TurnEvent::Error(error),
+                r#"{"event":"error","data":{"error":"TurnLost","message":"lost"}}"#,
+            ),
+        ] {
+            let written = serde_json::to_value(&event).unwrap();
+            assert_eq!(written.to_string().len(), json.len());
+            assert_eq!(written["event"], event.name());
+            assert_eq!(serde_json::from_str::<TurnEvent>(json).unwrap(), event);
+        }
     }
 
     #[test]

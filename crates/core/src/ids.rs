@@ -168,6 +168,25 @@ name! {
 }
 
 name! {
+    /// One turn of a conversation, named by whoever asks for it. The same id again is the same
+    /// turn: it is answered again, and never run again.
+    TurnId, "a turn's id", "1 to 128 characters of A-Z, a-z, 0-9 and _ . : -, the first a letter or digit",
+    "^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$",
+    |text| is_event_id(text) && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+}
+
+name! {
+    /// A conversation of a user with the agent: a thread in Slack, a page in a browser.
+    ///
+    /// It becomes the end of a session key of OpenClaw, which folds case, so that two conversations
+    /// that differ in nothing else would be one; and which divides keys at colons, so that a colon
+    /// could name a session that isn't a conversation. Neither can be written here.
+    ConversationId, "a conversation's id", "1 to 128 characters of a-z, 0-9 and . _ -, the first a letter or digit",
+    "^[a-z0-9][a-z0-9._-]{0,127}$",
+    is_conversation_id
+}
+
+name! {
     /// The stable name of an error, as a state machine matches it and as a `Sandbox Failed`
     /// reports it: our own, or one of AWS such as `States.Timeout`.
     Reason, "an error's name", "1 to 64 characters of A-Z, a-z, 0-9 and . _, a letter first",
@@ -273,6 +292,15 @@ fn is_dns_label(text: &str) -> bool {
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
+fn is_conversation_id(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=128).contains(&text.len())
+        && text.bytes().next().is_some_and(plain)
+        && text
+            .bytes()
+            .all(|byte| plain(byte) || b"._-".contains(&byte))
+}
+
 fn is_event_id(text: &str) -> bool {
     (1..=EventId::LENGTH).contains(&text.len())
         && text
@@ -336,6 +364,22 @@ mod tests {
         ] {
             assert!(ClaimName::parse(text).is_err(), "{text}");
         }
+        for text in [
+            "",
+            "..",
+            ".a",
+            "C1",
+            "a:b",
+            "subagent:x",
+            "a/b",
+            "a b",
+            "\u{e9}",
+        ] {
+            assert!(ConversationId::parse(text).is_err(), "{text}");
+        }
+        for text in ["", ".", "..", "-a", "a/b", "a?b", "a\n"] {
+            assert!(TurnId::parse(text).is_err(), "{text}");
+        }
         for text in ["", "0-0-0-0-0", "4F5E1A1C-0C8B-4E3A-9C6D-1B2A3C4D5E6F"] {
             assert!(ClaimUid::parse(text).is_err(), "{text}");
         }
@@ -384,6 +428,7 @@ mod tests {
                 "[-a-z0-9]{1,64}",
                 "[A-Za-z0-9_.:/-]{0,4}",
                 "[A-Za-z0-9_.:-]{127,129}",
+                "[a-z0-9._-]{127,129}",
                 "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-g]{12}",
                 "\\PC{0,5}",
             ]
@@ -396,6 +441,8 @@ mod tests {
             agrees::<EventId>(&text)?;
             agrees::<CorrelationId>(&text)?;
             agrees::<Reason>(&text)?;
+            agrees::<TurnId>(&text)?;
+            agrees::<ConversationId>(&text)?;
         }
 
         #[test]

@@ -19,8 +19,8 @@ pub mod model_key;
 pub mod ports;
 
 pub use ids::{
-    ClaimName, ClaimUid, CorrelationId, EventId, InvalidName, PoolName, Reason, SandboxName,
-    UserKey, quoted,
+    ClaimName, ClaimUid, ConversationId, CorrelationId, EventId, InvalidName, PoolName, Reason,
+    SandboxName, TurnId, UserKey, quoted,
 };
 
 use jiff::{SignedDuration, Timestamp};

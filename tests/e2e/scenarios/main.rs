@@ -10,6 +10,7 @@ mod faults;
 mod isolation;
 mod permissions;
 mod sign_up;
+mod turns;
 mod world;
 
 use std::process::ExitCode;
@@ -61,7 +62,14 @@ fn alone(world: Option<&World>) -> Vec<Trial> {
 }
 
 fn trials(world: Option<&World>) -> Vec<Trial> {
-    let plain = [sign_up::ALL, create::ALL, isolation::ALL, bad_input::ALL].concat();
+    let plain = [
+        sign_up::ALL,
+        create::ALL,
+        turns::ALL,
+        isolation::ALL,
+        bad_input::ALL,
+    ]
+    .concat();
     plain
         .into_iter()
         .map(|(name, scenario)| trial(name, scenario, world))

@@ -1,5 +1,6 @@
 //! Stand-in for OpenClaw: the gateway's HTTP probes and its WebSocket protocol 4, without the
-//! agent behind it. A turn is one call of the model and its answer; there are no tools.
+//! agent behind it. A turn is one call of the model and its answer, but for what [some words in the
+//! message](turns) ask for.
 //!
 //! It is as strict as the original in what `agentd` depends on: an unknown key in the configuration
 //! stops it, a client is challenged first and has to introduce itself with the token, methods want
@@ -34,7 +35,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 
 pub use config::{Configuration, read};
 
-use turns::Turns;
+use turns::{Event, Turns};
 use wire::{Connect, Failure, Request as Call};
 
 /// The version whose behaviour is imitated, marked as an imitation.
@@ -68,9 +69,14 @@ pub async fn listen(configuration: &Configuration) -> anyhow::Result<TcpListener
         .with_context(|| format!("listening on {port}"))
 }
 
-/// Serves until the task is dropped.
-pub async fn serve(listener: TcpListener, configuration: Configuration) -> anyhow::Result<()> {
-    let turns = Turns::new(&configuration)?;
+/// Serves until the task is dropped, or a turn crashes it. What was said is kept in the directory
+/// `state`, if one is given, for the next program.
+pub async fn serve(
+    listener: TcpListener,
+    configuration: Configuration,
+    state: Option<&Path>,
+) -> anyhow::Result<()> {
+    let turns = Turns::new(&configuration, state)?;
     let gateway = Arc::new(Gateway {
         configuration,
         turns,
@@ -85,8 +91,14 @@ pub async fn serve(listener: TcpListener, configuration: Configuration) -> anyho
             get(async || Json(json!({"ready": true, "failing": []}))),
         )
         .route("/", get(upgrade))
-        .with_state(gateway);
-    axum::serve(listener, router).await.context("serving")
+        .with_state(Arc::clone(&gateway));
+    tokio::select! {
+        served = axum::serve(listener, router) => served.context("serving"),
+        () = gateway.turns.crashed() => {
+            gateway.turns.fall();
+            anyhow::bail!("crashed, as a turn asked for")
+        }
+    }
 }
 
 async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Response {
@@ -143,13 +155,14 @@ async fn converse(gateway: &Gateway, mut socket: Socket) {
                 Some(Ok(_)) => continue,
             },
             event = events.recv() => match event {
-                Ok(event) if scopes.contains("operator.read") => {
+                Ok(Event::Told { name, payload }) if scopes.contains("operator.read") => {
                     number += 1;
-                    json!({"type": "event", "event": event.name, "payload": event.payload, "seq": number})
+                    json!({"type": "event", "event": name, "payload": payload, "seq": number})
                 }
-                Ok(_) => continue,
+                Ok(Event::Told { .. }) => continue,
+                Ok(Event::Garbage) => json!("garbage"),
                 // A client that doesn't keep up loses its line, as with the original.
-                Err(_) => return,
+                Ok(Event::Drop) | Err(_) => return,
             },
         };
         if socket.send(Message::text(frame.to_string())).await.is_err() {

@@ -80,7 +80,7 @@ async fn start_with(model: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        scripted_agent::serve(listener, configuration)
+        scripted_agent::serve(listener, configuration, None)
             .await
             .unwrap();
     });
@@ -198,7 +198,11 @@ async fn a_turn_is_answered_by_the_model_piece_by_piece() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|message| message["content"][0]["text"].as_str().unwrap())
+        .map(|message| {
+            let content = &message["content"];
+            let text = content.as_str().or_else(|| content[0]["text"].as_str());
+            text.unwrap()
+        })
         .collect();
     assert_eq!(texts, ["hello there", "You said: hello there"]);
 }
@@ -282,11 +286,109 @@ async fn a_running_turn_can_be_aborted() {
     let aborted = client
         .request("sessions.abort", json!({"key": "agent:main:one"}))
         .await;
-    assert_eq!(aborted["payload"]["aborted"], true);
+    assert_eq!(
+        aborted["payload"],
+        json!({"ok": true, "abortedRunId": "turn-1", "status": "aborted"})
+    );
     let again = client
         .request("sessions.abort", json!({"key": "agent:main:one"}))
         .await;
-    assert_eq!(again["payload"]["aborted"], false);
+    assert_eq!(again["payload"]["status"], "no-active-run");
+    let history = client
+        .request("chat.history", json!({"sessionKey": "agent:main:one"}))
+        .await;
+    let messages = &history["payload"]["messages"];
+    assert_eq!(messages[0]["idempotencyKey"], "turn-1:user");
+    assert_eq!(messages[1]["openclawAbort"]["aborted"], true, "{messages}");
+    let resent = client.send("agent:main:one", "hello", "turn-1").await;
+    assert_eq!(resent["payload"]["status"], "timeout");
+}
+
+#[tokio::test]
+async fn a_session_remembers_and_no_other_does() {
+    let mut client = Client::connected(start().await).await;
+    client
+        .send("agent:main:one", "my cat is Tom", "turn-1")
+        .await;
+    client.follow("turn-1").await;
+    for (session, run, remembers) in [
+        ("agent:main:one", "turn-2", true),
+        ("agent:main:two", "turn-3", false),
+    ] {
+        client.send(session, "RECALL", run).await;
+        let (_, said) = client.follow(run).await;
+        assert_eq!(said.contains("my cat is Tom"), remembers, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_turn_says_more_when_it_is_asked_to() {
+    let mut client = Client::connected(start().await).await;
+    client.send("agent:main:one", "SLOW 2 TOOL", "turn-1").await;
+    let (mut tools, mut said) = (Vec::new(), String::new());
+    loop {
+        let payload = client.frame().await["payload"].take();
+        match payload["stream"].as_str() {
+            Some("tool") => tools.push(payload["data"]["phase"].clone()),
+            Some("assistant") => said.push_str(payload["data"]["delta"].as_str().unwrap()),
+            _ if payload["state"] == "final" => break,
+            _ => {}
+        }
+    }
+    assert_eq!(tools, ["start", "result"]);
+    assert_eq!(said, "w0 w1 You said: SLOW 2 TOOL");
+}
+
+#[tokio::test]
+async fn a_dropped_line_does_not_end_the_turn() {
+    let address = start().await;
+    let mut client = Client::connected(address).await;
+    client.send("agent:main:one", "DROP", "turn-1").await;
+    let line = tokio::time::timeout(Duration::from_secs(10), async {
+        while let Some(Ok(_)) = client.socket.next().await {}
+    });
+    line.await.unwrap();
+    let mut client = Client::connected(address).await;
+    loop {
+        let history = client
+            .request("chat.history", json!({"sessionKey": "agent:main:one"}))
+            .await;
+        if history["payload"]["messages"][1]["content"][0]["text"] == "You said: DROP" {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_crash_leaves_the_question_behind() {
+    let state = tempfile::tempdir().unwrap();
+    let configuration = read(&configuration("127.0.0.1:1".parse().unwrap())).unwrap();
+    let serve = async |message: Option<&str>| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = scripted_agent::serve(listener, configuration.clone(), Some(state.path()));
+        let talk = async {
+            let mut client = Client::connected(address).await;
+            if let Some(message) = message {
+                client.send("agent:main:one", message, "turn-1").await;
+                std::future::pending::<()>().await;
+            }
+            client
+                .request("chat.history", json!({"sessionKey": "agent:main:one"}))
+                .await
+        };
+        tokio::select! {
+            served = served => Err(served.unwrap_err()),
+            history = talk => Ok(history),
+        }
+    };
+    let crash = serve(Some("CRASH")).await.unwrap_err();
+    assert!(crash.to_string().contains("crashed"), "{crash}");
+    let history = serve(None).await.unwrap();
+    let messages = history["payload"]["messages"].as_array().unwrap();
+    assert_eq!(messages.len(), 1, "{history}");
+    assert_eq!(messages[0]["idempotencyKey"], "turn-1:user");
+    assert_eq!(history["payload"]["sessionInfo"]["hasActiveRun"], false);
 }
 
 #[tokio::test]

@@ -153,8 +153,10 @@ pub struct Pod {
     pub http: reqwest::Client,
     openclaw: SocketAddr,
     reserved: Option<TcpListener>,
-    scripted: Option<JoinHandle<()>>,
+    scripted: Option<JoinHandle<anyhow::Result<()>>>,
     daemon: Option<Daemon>,
+    /// Where the last daemon had it.
+    model_proxy: Option<SocketAddr>,
 }
 
 struct Daemon {
@@ -180,6 +182,7 @@ impl Pod {
             reserved: Some(reserved),
             scripted: None,
             daemon: None,
+            model_proxy: None,
         };
         pod.publish(&[pod.signer.jwk()]);
         pod
@@ -253,6 +256,7 @@ impl Pod {
     pub async fn start_with(&mut self, config: Config) {
         let agentd = Agentd::start(config).await.unwrap();
         let addresses = agentd.addresses();
+        self.model_proxy = Some(addresses.model_proxy);
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(agentd.run(async {
             let _ = stopped.await;
@@ -266,10 +270,13 @@ impl Pod {
 
     /// The same ports again, as in a pod: OpenClaw's configuration names them.
     pub async fn restart(&mut self) {
-        let addresses = self.addresses();
         self.stop().await.await.unwrap();
-        let mut config = self.config();
-        config.model_proxy_listen = addresses.model_proxy;
+        self.restart_with(self.config()).await;
+    }
+
+    /// The same after a stop, with another configuration.
+    pub async fn restart_with(&mut self, mut config: Config) {
+        config.model_proxy_listen = self.model_proxy.unwrap();
         self.start_with(config).await;
     }
 
@@ -287,12 +294,33 @@ impl Pod {
 
     /// The stand-in takes what the daemon rendered, or fails.
     pub fn start_openclaw(&mut self) {
-        let configuration = scripted_agent::read(&self.openclaw_config()).unwrap();
         let listener = self.reserved.take().unwrap();
+        self.serve_openclaw(listener);
+    }
+
+    /// Waits for a crash that a turn asked for.
+    pub async fn openclaw_crashed(&mut self) {
+        let scripted = self.scripted.take().unwrap();
+        let crash = scripted.await.unwrap().unwrap_err();
+        assert!(crash.to_string().contains("crashed"), "{crash:#}");
+    }
+
+    /// As the kubelet does after a crash: on the same port, with the same files.
+    pub async fn restart_openclaw(&mut self) {
+        let listener = self
+            .eventually("OpenClaw's port to be free", async || {
+                let bound = TcpListener::bind(self.openclaw).await;
+                bound.map_err(|error| json!(error.to_string()))
+            })
+            .await;
+        self.serve_openclaw(listener);
+    }
+
+    fn serve_openclaw(&mut self, listener: TcpListener) {
+        let configuration = scripted_agent::read(&self.openclaw_config()).unwrap();
+        let state = self.files.path().to_owned();
         self.scripted = Some(tokio::spawn(async move {
-            scripted_agent::serve(listener, configuration)
-                .await
-                .unwrap();
+            scripted_agent::serve(listener, configuration, Some(&state)).await
         }));
     }
 

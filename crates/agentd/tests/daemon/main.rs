@@ -17,3 +17,4 @@ mod boot;
 mod control;
 mod harness;
 mod proxy;
+mod turns;

@@ -22,6 +22,10 @@ struct Arguments {
     )]
     config: PathBuf,
 
+    /// Where sessions outlive the program; without it they don't.
+    #[arg(long, env = "OPENCLAW_STATE_DIR")]
+    state: Option<PathBuf>,
+
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -69,7 +73,9 @@ enum Command {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match arguments.command {
-        None | Some(Command::Gateway { .. }) => gateway(&arguments.config).await,
+        None | Some(Command::Gateway { .. }) => {
+            gateway(&arguments.config, arguments.state.as_deref()).await
+        }
         Some(Command::Dial {
             timeout_ms,
             targets,
@@ -91,7 +97,7 @@ fn print(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn gateway(path: &Path) -> anyhow::Result<()> {
+async fn gateway(path: &Path, state: Option<&Path>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     eprintln!(
         "scripted-agent: a stand-in for OpenClaw, waiting for {}",
@@ -101,7 +107,7 @@ async fn gateway(path: &Path) -> anyhow::Result<()> {
         let configuration = scripted_agent::wait_for_configuration(path).await?;
         let listener = scripted_agent::listen(&configuration).await?;
         eprintln!("scripted-agent: listening on {}", listener.local_addr()?);
-        scripted_agent::serve(listener, configuration).await
+        scripted_agent::serve(listener, configuration, state).await
     };
     tokio::select! {
         served = serve => served,

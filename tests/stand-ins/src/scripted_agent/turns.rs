@@ -1,16 +1,26 @@
 //! Turns: one after the other within a session, each a streamed call of the model.
+//!
+//! A word in the message makes a turn more than that; any word may go with any other:
+//! - `SLOW n` says n words first, a quarter of a second apart.
+//! - `RECALL` repeats at the end what the user said before in this session.
+//! - `TOOL` uses a tool that does nothing.
+//! - `DROP` breaks the lines of all clients, and goes on.
+//! - `GARBAGE` sends all clients something that is no frame, and goes on.
+//! - `CRASH` ends the program.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures::StreamExt;
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 use super::config::{Configuration, Model};
 use super::wire::Failure;
@@ -18,15 +28,19 @@ use super::wire::Failure;
 /// Events that a slow client may be behind before it loses its line.
 const BACKLOG: usize = 1024;
 
-/// Something that every client with `operator.read` is told.
+/// Between two words of a slow turn.
+const SLOW: Duration = Duration::from_millis(250);
+
+/// Something that every client with `operator.read` is told, or that happens to its line.
 #[derive(Debug, Clone)]
-pub(crate) struct Event {
-    pub(crate) name: &'static str,
-    pub(crate) payload: Value,
+pub(crate) enum Event {
+    Told { name: &'static str, payload: Value },
+    Garbage,
+    Drop,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Send {
     session_key: String,
     message: String,
@@ -34,15 +48,17 @@ pub(crate) struct Send {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct History {
     session_key: String,
     limit: Option<usize>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Abort {
     key: String,
+    run_id: Option<String>,
 }
 
 /// All sessions.
@@ -53,8 +69,10 @@ struct Inner {
     client: reqwest::Client,
     events: broadcast::Sender<Event>,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
-    /// Run by run: whether it is over.
-    runs: Mutex<HashMap<String, bool>>,
+    /// Run by run: how it stands, in the words of an answer to its key.
+    runs: Mutex<HashMap<String, &'static str>>,
+    state: Option<PathBuf>,
+    crashed: Notify,
 }
 
 #[derive(Default)]
@@ -66,9 +84,49 @@ struct Session {
 
 #[derive(Default)]
 struct SessionState {
-    messages: Vec<(&'static str, String)>,
+    messages: Vec<Said>,
     in_flight: Option<(String, String)>,
-    tasks: Vec<tokio::task::AbortHandle>,
+    /// The run under way and those that wait behind it.
+    tasks: Vec<(String, tokio::task::AbortHandle)>,
+}
+
+/// A message of a session, as it is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Said {
+    role: String,
+    text: String,
+    run: String,
+    aborted: bool,
+}
+
+impl Said {
+    fn by(role: &str, text: String, run: &str) -> Self {
+        Self {
+            role: role.to_owned(),
+            text,
+            run: run.to_owned(),
+            aborted: false,
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        if self.role == "user" {
+            let key = format!("{}:user", self.run);
+            return json!({
+                "role": "user", "content": self.text, "idempotencyKey": key,
+                "__openclaw": {"idempotencyKey": key},
+            });
+        }
+        let content = json!([{"type": "text", "text": self.text}]);
+        let mut message = json!({
+            "role": self.role, "content": content, "stopReason": "stop",
+            "__openclaw": {"runId": self.run},
+        });
+        if self.aborted {
+            message["openclawAbort"] = json!({"aborted": true, "origin": "rpc", "runId": self.run});
+        }
+        message
+    }
 }
 
 /// An id that no other has.
@@ -83,7 +141,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Turns {
-    pub(crate) fn new(configuration: &Configuration) -> anyhow::Result<Self> {
+    /// With what an earlier program left in the directory `state`, if there is one.
+    pub(crate) fn new(configuration: &Configuration, state: Option<&Path>) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .no_proxy()
             .build()
@@ -92,9 +151,26 @@ impl Turns {
             configuration: configuration.clone(),
             client,
             events: broadcast::channel(BACKLOG).0,
-            sessions: Mutex::default(),
+            sessions: Mutex::new(load(state)?),
             runs: Mutex::default(),
+            state: state.map(Path::to_owned),
+            crashed: Notify::new(),
         })))
+    }
+
+    /// Waits until a turn crashes the program.
+    pub(crate) async fn crashed(&self) {
+        self.0.crashed.notified().await;
+    }
+
+    /// What a crash does to what is under way.
+    pub(crate) fn fall(&self) {
+        for session in lock(&self.0.sessions).values() {
+            for (_, task) in lock(&session.state).tasks.drain(..) {
+                task.abort();
+            }
+        }
+        let _ = self.0.events.send(Event::Drop);
     }
 
     pub(crate) fn events(&self) -> broadcast::Receiver<Event> {
@@ -117,12 +193,11 @@ impl Turns {
         let known = match lock(&self.0.runs).entry(run.clone()) {
             Entry::Occupied(known) => Some(*known.get()),
             Entry::Vacant(new) => {
-                new.insert(false);
+                new.insert("in_flight");
                 None
             }
         };
-        if let Some(is_over) = known {
-            let status = if is_over { "ok" } else { "in_flight" };
+        if let Some(status) = known {
             return Ok(json!({"runId": run, "status": status}));
         }
         let answer = json!({"runId": run, "status": "started"});
@@ -133,10 +208,11 @@ impl Turns {
             session: Arc::clone(&session),
             session_key,
             agent,
-            id: run,
+            id: run.clone(),
         };
+        let mut state = lock(&session.state);
         let handle = tokio::spawn(task.perform(message)).abort_handle();
-        lock(&session.state).tasks.push(handle);
+        state.tasks.push((run, handle));
         Ok(answer)
     }
 
@@ -147,37 +223,56 @@ impl Turns {
         let skipped = history
             .limit
             .map_or(0, |limit| state.messages.len().saturating_sub(limit));
-        let messages = state.messages[skipped..]
+        let messages: Vec<Value> = state.messages[skipped..]
             .iter()
-            .map(|(role, text)| json!({"role": role, "content": [{"type": "text", "text": text}]}));
-        let mut answer =
-            json!({"sessionKey": history.session_key, "messages": messages.collect::<Vec<_>>()});
+            .map(Said::to_json)
+            .collect();
+        let active: Vec<&String> = state.in_flight.iter().map(|(run, _)| run).collect();
+        let mut answer = json!({
+            "sessionKey": history.session_key, "messages": messages,
+            "sessionInfo": {"hasActiveRun": !state.tasks.is_empty(), "activeRunIds": active},
+        });
         if let Some((run, text)) = &state.in_flight {
             answer["inFlightRun"] = json!({"runId": run, "text": text});
         }
         Ok(answer)
     }
 
-    /// Stops the turn under way, and those that wait behind it.
+    /// Stops the turn under way, and those that wait behind it; or only the one that is named.
     pub(crate) fn abort(&self, abort: &Abort) -> Result<Value, Failure> {
         let agent = self.agent_of(&abort.key)?;
         let session = self.session(&abort.key);
         let mut state = lock(&session.state);
-        for task in state.tasks.drain(..) {
-            task.abort();
+        let is_meant = |run: &String| abort.run_id.as_ref().is_none_or(|meant| meant == run);
+        let (stopped, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut state.tasks)
+            .into_iter()
+            .partition(|(run, _)| is_meant(run));
+        state.tasks = kept;
+        if stopped.is_empty() {
+            return Ok(json!({"ok": true, "abortedRunId": null, "status": "no-active-run"}));
         }
-        let Some((run, _)) = state.in_flight.take() else {
-            return Ok(json!({"aborted": false}));
-        };
+        for (run, task) in &stopped {
+            task.abort();
+            lock(&self.0.runs).insert(run.clone(), "timeout");
+            let said = match state.in_flight.take_if(|(in_flight, _)| in_flight == run) {
+                Some((_, text)) => text,
+                None => String::new(),
+            };
+            let mut message = Said::by("assistant", said, run);
+            message.aborted = true;
+            let content = message.to_json()["content"].take();
+            state.messages.push(message);
+            let aborted = json!({
+                "state": "aborted", "stopReason": "rpc",
+                "message": {"role": "assistant", "content": content},
+            });
+            self.0.tell("chat", run, &abort.key, &agent, aborted);
+            let end = json!({"phase": "end", "status": "cancelled", "aborted": true});
+            self.0.lifecycle(run, &abort.key, &agent, &end);
+        }
         drop(state);
-        lock(&self.0.runs).insert(run.clone(), true);
-        self.0.lifecycle(
-            &run,
-            &abort.key,
-            &agent,
-            &json!({"phase": "end", "aborted": true}),
-        );
-        Ok(json!({"aborted": true, "runIds": [run]}))
+        self.0.keep();
+        Ok(json!({"ok": true, "abortedRunId": stopped[0].0, "status": "aborted"}))
     }
 
     /// `agent:<agent>:<conversation>`
@@ -201,7 +296,55 @@ impl Turns {
     }
 }
 
+/// The sessions that an earlier program kept.
+fn load(state: Option<&Path>) -> anyhow::Result<HashMap<String, Arc<Session>>> {
+    let Some(path) = state.map(file_in).filter(|path| path.exists()) else {
+        return Ok(HashMap::new());
+    };
+    let json = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let kept: HashMap<String, Vec<Said>> = serde_json::from_slice(&json)
+        .with_context(|| format!("{} holds no sessions", path.display()))?;
+    let session = |messages| {
+        let state = SessionState {
+            messages,
+            ..SessionState::default()
+        };
+        Arc::new(Session {
+            state: Mutex::new(state),
+            ..Session::default()
+        })
+    };
+    Ok(kept
+        .into_iter()
+        .map(|(key, messages)| (key, session(messages)))
+        .collect())
+}
+
+fn file_in(directory: &Path) -> PathBuf {
+    directory.join("scripted-sessions.json")
+}
+
 impl Inner {
+    /// Writes all sessions to where a next program finds them.
+    fn keep(&self) {
+        let Some(directory) = &self.state else { return };
+        let kept: HashMap<String, Vec<Said>> = lock(&self.sessions)
+            .iter()
+            .map(|(key, session)| (key.clone(), lock(&session.state).messages.clone()))
+            .collect();
+        let (path, beside) = (file_in(directory), file_in(directory).with_extension("new"));
+        let written = serde_json::to_vec(&kept)
+            .map_err(std::io::Error::from)
+            .and_then(|json| std::fs::write(&beside, json))
+            .and_then(|()| std::fs::rename(&beside, &path));
+        if let Err(error) = written {
+            eprintln!(
+                "scripted-agent: {} can't be written: {error}",
+                path.display()
+            );
+        }
+    }
+
     fn lifecycle(&self, run: &str, session_key: &str, agent: &str, data: &Value) {
         self.tell(
             "agent",
@@ -221,7 +364,7 @@ impl Inner {
             payload.extend(rest);
         }
         // Nobody listening is no error.
-        let _ = self.events.send(Event { name, payload });
+        let _ = self.events.send(Event::Told { name, payload });
     }
 }
 
@@ -238,18 +381,31 @@ impl Run {
         let session = Arc::clone(&self.session);
         let _turn = session.turn.lock().await;
         let started = Timestamp::now().as_millisecond();
-        lock(&session.state).in_flight = Some((self.id.clone(), String::new()));
+        let before = {
+            let mut state = lock(&session.state);
+            let before = state.messages.clone();
+            state.in_flight = Some((self.id.clone(), String::new()));
+            state
+                .messages
+                .push(Said::by("user", message.clone(), &self.id));
+            before
+        };
+        self.inner.keep();
         self.lifecycle(&json!({"phase": "start", "startedAt": started}));
-        let outcome = self.ask(&message).await;
-        let mut state = lock(&session.state);
-        state.in_flight = None;
-        state.tasks.retain(|task| !task.is_finished());
-        if let Ok(reply) = &outcome {
-            state.messages.push(("user", message));
-            state.messages.push(("assistant", reply.clone()));
+        let outcome = self.answer(&before, &message).await;
+        {
+            let mut state = lock(&session.state);
+            state.in_flight = None;
+            state.tasks.retain(|(run, _)| *run != self.id);
+            if let Ok(reply) = &outcome {
+                state
+                    .messages
+                    .push(Said::by("assistant", reply.clone(), &self.id));
+            }
         }
-        drop(state);
-        lock(&self.inner.runs).insert(self.id.clone(), true);
+        self.inner.keep();
+        let status = if outcome.is_ok() { "ok" } else { "error" };
+        lock(&self.inner.runs).insert(self.id.clone(), status);
         match outcome {
             Ok(reply) => {
                 self.lifecycle(&json!({"phase": "end", "stopReason": "stop", "aborted": false}));
@@ -265,15 +421,54 @@ impl Run {
         }
     }
 
+    /// What the message asks for beside the model's reply, and the reply.
+    async fn answer(&self, before: &[Said], message: &str) -> anyhow::Result<String> {
+        let words: Vec<&str> = message.split_whitespace().collect();
+        let mut reply = String::new();
+        let slow = words.iter().position(|word| *word == "SLOW");
+        let count = slow.and_then(|at| words.get(at + 1)?.parse::<usize>().ok());
+        for number in 0..count.unwrap_or(0) {
+            self.say(&mut reply, &format!("w{number} "));
+            tokio::time::sleep(SLOW).await;
+        }
+        if words.contains(&"TOOL") {
+            for (phase, rest) in [("start", "args"), ("result", "result")] {
+                let data = json!({"phase": phase, "name": "nothing", "toolCallId": "1", rest: {}});
+                self.tell("agent", json!({"stream": "tool", "data": data}));
+            }
+        }
+        // Nobody listening is no error.
+        if words.contains(&"DROP") {
+            let _ = self.inner.events.send(Event::Drop);
+        }
+        if words.contains(&"GARBAGE") {
+            let _ = self.inner.events.send(Event::Garbage);
+        }
+        if words.contains(&"CRASH") {
+            self.inner.crashed.notify_one();
+            std::future::pending::<()>().await;
+        }
+        self.ask(&mut reply, before, message).await?;
+        if words.contains(&"RECALL") {
+            let said = before.iter().filter(|said| said.role == "user");
+            let said: Vec<&str> = said.map(|said| said.text.as_str()).collect();
+            self.say(
+                &mut reply,
+                &format!(" Before, you said: {}", said.join("; ")),
+            );
+        }
+        Ok(reply)
+    }
+
     /// Streams one completion, telling every piece.
-    async fn ask(&self, message: &str) -> anyhow::Result<String> {
+    async fn ask(&self, reply: &mut String, before: &[Said], message: &str) -> anyhow::Result<()> {
         let Model {
             base_url,
             api_key,
             id,
         } = self.inner.configuration.model();
         let mut messages = vec![json!({"role": "system", "content": "You are a scripted agent."})];
-        for (role, text) in &lock(&self.session.state).messages {
+        for Said { role, text, .. } in before {
             messages.push(json!({"role": role, "content": text}));
         }
         messages.push(json!({"role": "user", "content": message}));
@@ -299,14 +494,14 @@ impl Run {
             );
         }
         let mut stream = answer.bytes_stream();
-        let (mut pending, mut reply) = (Vec::new(), String::new());
+        let mut pending = Vec::new();
         while let Some(bytes) = stream.next().await {
             pending.extend_from_slice(&bytes.context("reading the model's answer")?);
             while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = pending.drain(..=end).collect();
                 match delta(&line)? {
-                    Delta::Text(text) => self.say(&mut reply, &text),
-                    Delta::Done => return Ok(reply),
+                    Delta::Text(text) => self.say(reply, &text),
+                    Delta::Done => return Ok(()),
                     Delta::Nothing => {}
                 }
             }
@@ -319,7 +514,7 @@ impl Run {
         if let Some((_, so_far)) = &mut lock(&self.session.state).in_flight {
             so_far.clone_from(reply);
         }
-        let data = json!({"text": reply, "delta": text});
+        let data = json!({"text": reply, "delta": text, "itemId": format!("{}:1", self.id)});
         self.tell("agent", json!({"stream": "assistant", "data": data}));
         self.tell("chat", json!({"state": "delta", "deltaText": text}));
     }

@@ -1,0 +1,437 @@
+//! Turns: run once, told to whoever asks, ended always.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+use crate::harness::{ALICE, ALICES_KEY, BOB, Pod, answer};
+
+/// A reader of a turn's events.
+struct Reader {
+    stream: std::pin::Pin<Box<dyn futures::Stream<Item = reqwest::Result<bytes::Bytes>> + Send>>,
+    pending: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Event {
+    id: u64,
+    name: String,
+    data: Value,
+}
+
+impl Reader {
+    /// `None` at the end of the stream.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            while let Some((block, rest)) = self.pending.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                self.pending = rest;
+                let field = |name: &str| {
+                    let mut lines = block.lines();
+                    lines
+                        .find_map(|line| line.strip_prefix(name))
+                        .map(str::trim)
+                };
+                if let (Some(id), Some(name), Some(data)) =
+                    (field("id:"), field("event:"), field("data:"))
+                {
+                    return Some(Event {
+                        id: id.parse().unwrap(),
+                        name: name.to_owned(),
+                        data: serde_json::from_str(data).unwrap(),
+                    });
+                }
+            }
+            let next = tokio::time::timeout(Duration::from_secs(30), self.stream.next()).await;
+            let bytes = next.expect("the stream stalls")?.unwrap();
+            self.pending.push_str(std::str::from_utf8(&bytes).unwrap());
+        }
+    }
+
+    async fn rest(mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(event) = self.next().await {
+            events.push(event);
+        }
+        events
+    }
+}
+
+/// The text that a reader of these events holds in the end.
+fn held(events: &[Event]) -> String {
+    let mut held = String::new();
+    for event in events {
+        let text = event.data["text"].as_str().unwrap_or_default();
+        match event.name.as_str() {
+            "delta" => held.push_str(text),
+            "text" => text.clone_into(&mut held),
+            _ => {}
+        }
+    }
+    held
+}
+
+fn end(events: &[Event]) -> (&str, &Value) {
+    let last = events.last().unwrap();
+    let value = match last.name.as_str() {
+        "done" => &last.data["text"],
+        _ => &last.data["error"],
+    };
+    (&last.name, value)
+}
+
+impl Pod {
+    fn turn_token(&self, user: &str) -> String {
+        self.signer.token_with(user, |_, claims| {
+            claims["sub"] = json!("conversation-turn");
+        })
+    }
+
+    fn posting(&self, id: &str, conversation: &str, text: &str) -> reqwest::RequestBuilder {
+        let body = json!({"id": id, "conversation": conversation, "text": text});
+        let post = self.http.post(self.control("/v1/turns"));
+        post.bearer_auth(self.turn_token(ALICE)).json(&body)
+    }
+
+    async fn turn(&self, id: &str, conversation: &str, text: &str) -> Reader {
+        reader(self.posting(id, conversation, text)).await
+    }
+
+    fn on_turn(&self, method: &str, rest: &str) -> reqwest::RequestBuilder {
+        let url = self.control(&format!("/v1/turns/{rest}"));
+        let method = method.parse().unwrap();
+        let request = self.http.request(method, url);
+        request.bearer_auth(self.turn_token(ALICE))
+    }
+
+    /// The model as the scripted agent needs it.
+    async fn with_model() -> Self {
+        let pod = Self::of_alice().await;
+        pod.upstream.answers(|received| {
+            let request: Value = serde_json::from_slice(&received.body).unwrap();
+            let said = request["messages"].as_array().unwrap().last().unwrap()["content"].clone();
+            let delta = |text: &str| json!({"choices": [{"index": 0, "delta": {"content": text}}]});
+            let (one, two) = (delta("You said: "), delta(said.as_str().unwrap()));
+            axum::response::Response::builder()
+                .header("content-type", "text/event-stream")
+                .body(axum::body::Body::from(format!(
+                    "data: {one}\n\ndata: {two}\n\ndata: [DONE]\n\n"
+                )))
+                .unwrap()
+        });
+        pod
+    }
+
+    fn model_calls(&self) -> usize {
+        self.upstream.received().len()
+    }
+}
+
+async fn reader(request: reqwest::RequestBuilder) -> Reader {
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 200, "{response:?}");
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    Reader {
+        stream: Box::pin(response.bytes_stream()),
+        pending: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_turn_streams_its_reply_and_its_tools() {
+    let pod = Pod::with_model().await;
+    let events = pod
+        .turn("t1", "c1", "SLOW 2 TOOL please")
+        .await
+        .rest()
+        .await;
+    let reply = "w0 w1 You said: SLOW 2 TOOL please";
+    assert_eq!(end(&events), ("done", &json!(reply)));
+    assert_eq!(held(&events), reply);
+    let ids: Vec<_> = events.iter().map(|event| event.id).collect();
+    assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
+    let tools: Vec<_> = events
+        .iter()
+        .filter(|event| event.name == "activity")
+        .collect();
+    assert_eq!(tools[0].data, json!({"tool": "nothing", "phase": "start"}));
+    assert_eq!(tools[1].data, json!({"tool": "nothing", "phase": "end"}));
+    let received = pod.upstream.received();
+    assert_eq!(received.len(), 1);
+    assert_eq!(
+        received[0].headers["authorization"],
+        format!("Bearer {ALICES_KEY}")
+    );
+}
+
+#[tokio::test]
+async fn a_conversation_remembers_and_no_other_hears_of_it() {
+    let pod = Pod::with_model().await;
+    pod.turn("t1", "c1", "my cat is Tom").await.rest().await;
+    let same = pod.turn("t2", "c1", "RECALL").await.rest().await;
+    assert!(held(&same).contains("my cat is Tom"), "{same:?}");
+    let other = pod.turn("t3", "c2", "RECALL").await.rest().await;
+    assert_eq!(end(&other).0, "done");
+    assert!(!held(&other).contains("Tom"), "{other:?}");
+}
+
+#[tokio::test]
+async fn conversations_go_side_by_side_and_one_has_one_turn_at_a_time() {
+    let pod = Pod::with_model().await;
+    let mut slow = pod.turn("t1", "c1", "SLOW 8").await;
+    slow.next().await.unwrap();
+    let (status, body) = answer(pod.posting("t2", "c1", "me too")).await;
+    assert_eq!((status, &body["error"]), (409, &json!("TurnInProgress")));
+    let other = pod.turn("t3", "c2", "hello").await.rest().await;
+    assert_eq!(end(&other), ("done", &json!("You said: hello")));
+    assert_eq!(pod.status().await["busy"], true);
+    assert_eq!(end(&slow.rest().await).0, "done");
+    let next = pod.turn("t2", "c1", "me too").await.rest().await;
+    assert_eq!(end(&next), ("done", &json!("You said: me too")));
+    pod.eventually("the sandbox to be idle", async || {
+        let status = pod.status().await;
+        (status["busy"] == false).then_some(()).ok_or(status)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_same_turn_again_is_told_again_and_run_once() {
+    let pod = Pod::with_model().await;
+    let mut first = pod.turn("t1", "c1", "SLOW 3").await;
+    let beginning = first.next().await.unwrap();
+    let while_running = pod.turn("t1", "c1", "SLOW 3").await;
+    let mut told = vec![beginning];
+    told.extend(first.rest().await);
+    assert_eq!(while_running.rest().await, told);
+    assert_eq!(pod.turn("t1", "c1", "SLOW 3").await.rest().await, told);
+    for from in 0..=told.len() {
+        let number = from.checked_sub(1).map_or(0, |last| told[last].id);
+        let attached = reader(pod.on_turn("GET", &format!("t1?from={number}"))).await;
+        assert_eq!(attached.rest().await, told[from..], "from {number}");
+    }
+    assert_eq!(pod.model_calls(), 1);
+    for (conversation, text) in [("c1", "another text"), ("c2", "SLOW 3")] {
+        let (status, body) = answer(pod.posting("t1", conversation, text)).await;
+        assert_eq!((status, &body["error"]), (409, &json!("TurnMismatch")));
+    }
+}
+
+#[tokio::test]
+async fn a_turn_outlives_its_caller() {
+    let pod = Pod::with_model().await;
+    let mut caller = pod.turn("t1", "c1", "SLOW 3").await;
+    let seen = caller.next().await.unwrap();
+    drop(caller);
+    let rest = reader(pod.on_turn("GET", &format!("t1?from={}", seen.id))).await;
+    let mut events = vec![seen];
+    events.extend(rest.rest().await);
+    assert_eq!(held(&events), "w0 w1 w2 You said: SLOW 3");
+    assert_eq!(end(&events).0, "done");
+}
+
+#[tokio::test]
+async fn a_cancelled_turn_stops_and_frees_its_conversation() {
+    let pod = Pod::with_model().await;
+    let mut reader = pod.turn("t1", "c1", "SLOW 100").await;
+    reader.next().await.unwrap();
+    let cancelled = answer(pod.on_turn("DELETE", "t1")).await;
+    assert_eq!(cancelled, (200, json!({"cancelling": true})));
+    let events = reader.rest().await;
+    assert_eq!(end(&events), ("error", &json!("TurnCancelled")));
+    assert_eq!(pod.model_calls(), 0, "it had not got to the model");
+    let again = answer(pod.on_turn("DELETE", "t1")).await;
+    assert_eq!(again, (200, json!({"cancelling": false})));
+    let next = pod.turn("t2", "c1", "hello").await.rest().await;
+    assert_eq!(end(&next), ("done", &json!("You said: hello")));
+}
+
+#[tokio::test]
+async fn a_turn_that_takes_too_long_is_stopped() {
+    let mut pod = Pod::with_model().await;
+    pod.stop().await.await.unwrap();
+    let mut config = pod.config();
+    config.turn_timeout = Duration::from_secs(1);
+    pod.restart_with(config).await;
+    let events = pod.turn("t1", "c1", "SLOW 100").await.rest().await;
+    assert_eq!(end(&events), ("error", &json!("TurnTimedOut")));
+    let next = pod.turn("t2", "c1", "hello").await.rest().await;
+    assert_eq!(end(&next).0, "done", "the agent was stopped: {next:?}");
+}
+
+#[tokio::test]
+async fn a_line_that_breaks_loses_nothing() {
+    let pod = Pod::with_model().await;
+    for (id, word) in [("t1", "DROP"), ("t2", "GARBAGE")] {
+        let text = format!("SLOW 2 {word}");
+        let events = pod.turn(id, "c1", &text).await.rest().await;
+        let reply = format!("w0 w1 You said: {text}");
+        assert_eq!(end(&events), ("done", &json!(reply)), "{events:?}");
+    }
+    assert_eq!(pod.model_calls(), 2);
+}
+
+#[tokio::test]
+async fn a_turn_that_a_crash_swallowed_is_lost_and_not_run_again() {
+    let mut pod = Pod::with_model().await;
+    let reader = pod.turn("t1", "c1", "CRASH").await;
+    pod.openclaw_crashed().await;
+    pod.restart_openclaw().await;
+    let events = reader.rest().await;
+    assert_eq!(end(&events), ("error", &json!("TurnLost")));
+    assert_eq!(pod.turn("t1", "c1", "CRASH").await.rest().await, events);
+    assert_eq!(pod.model_calls(), 0);
+    let next = pod.turn("t2", "c1", "RECALL").await.rest().await;
+    assert_eq!(end(&next).0, "done");
+}
+
+#[tokio::test]
+async fn a_turn_waits_for_an_agent_that_comes_back_and_not_for_ever() {
+    let mut pod = Pod::with_model().await;
+    pod.turn("t0", "c0", "CRASH").await;
+    pod.openclaw_crashed().await;
+    let waiting = pod.turn("t1", "c1", "hello").await;
+    pod.restart_openclaw().await;
+    assert_eq!(
+        end(&waiting.rest().await),
+        ("done", &json!("You said: hello"))
+    );
+    pod.stop().await.await.unwrap();
+    let mut config = pod.config();
+    config.openclaw_patience = Duration::from_secs(1);
+    pod.restart_with(config).await;
+    pod.turn("t2", "c2", "CRASH").await;
+    pod.openclaw_crashed().await;
+    let events = pod.turn("t3", "c3", "hello").await.rest().await;
+    assert_eq!(end(&events), ("error", &json!("AgentUnavailable")));
+}
+
+#[tokio::test]
+async fn after_a_restart_of_agentd_a_turn_is_found_again() {
+    let mut pod = Pod::with_model().await;
+    pod.turn("t1", "c1", "hello").await.rest().await;
+    let mut running = pod.turn("t2", "c2", "SLOW 30").await;
+    running.next().await.unwrap();
+    drop(running);
+    pod.restart().await;
+    let (status, body) = answer(pod.on_turn("GET", "t2")).await;
+    assert_eq!((status, &body["error"]), (404, &json!("TurnNotFound")));
+    let (ended, running, other) = futures::join!(
+        pod.turn("t1", "c1", "hello"),
+        pod.turn("t2", "c2", "SLOW 30"),
+        pod.turn("t3", "c4", "hi"),
+    );
+    assert_eq!(
+        end(&ended.rest().await),
+        ("done", &json!("You said: hello"))
+    );
+    assert_eq!(end(&other.rest().await).0, "done");
+    let events = running.rest().await;
+    assert!(held(&events).starts_with("w0 w1 w2 "), "{events:?}");
+    assert_eq!(end(&events).0, "done");
+    assert_eq!(held(&events), events.last().unwrap().data["text"]);
+    assert_eq!(pod.model_calls(), 3, "each turn was run once");
+}
+
+#[tokio::test]
+async fn a_session_that_is_busy_with_something_unknown_takes_no_turn() {
+    let mut pod = Pod::with_model().await;
+    let mut forgotten = pod.turn("t1", "c1", "SLOW 30").await;
+    forgotten.next().await.unwrap();
+    drop(forgotten);
+    pod.restart().await;
+    let events = pod.turn("t2", "c1", "hello").await.rest().await;
+    assert_eq!(end(&events), ("error", &json!("TurnInProgress")));
+}
+
+#[tokio::test]
+async fn a_model_that_refuses_ends_the_turn_without_its_words() {
+    let pod = Pod::of_alice().await;
+    pod.upstream.answers(|_| {
+        axum::response::Response::builder()
+            .status(429)
+            .body(axum::body::Body::from("budget of sk-secret is used up"))
+            .unwrap()
+    });
+    let events = pod.turn("t1", "c1", "hello").await.rest().await;
+    assert_eq!(end(&events), ("error", &json!("AgentFailed")));
+    let message = events.last().unwrap().data["message"].as_str().unwrap();
+    assert!(!message.contains("sk-secret"), "{message}");
+}
+
+#[tokio::test]
+async fn only_a_token_for_turns_and_for_the_user_has_turns() {
+    let pod = Pod::with_model().await;
+    let body = json!({"id": "t1", "conversation": "c1", "text": "hello"});
+    let eves = pod.turn_token(BOB);
+    let binder = pod.signer.token(ALICE);
+    for (token, status, error) in [
+        (Some(&binder), 403, "NotAllowed"),
+        (Some(&eves), 403, "WrongUser"),
+        (None, 401, "InvalidToken"),
+    ] {
+        for (method, path) in [
+            ("POST", "/v1/turns"),
+            ("GET", "/v1/turns/t1"),
+            ("DELETE", "/v1/turns/t1"),
+        ] {
+            let request = pod.http.request(method.parse().unwrap(), pod.control(path));
+            let mut request = request.json(&body);
+            if let Some(token) = token {
+                request = request.bearer_auth(token);
+            }
+            let refused = answer(request).await;
+            assert_eq!(
+                (refused.0, &refused.1["error"]),
+                (status, &json!(error)),
+                "{method} {path}"
+            );
+        }
+    }
+    assert_eq!(pod.model_calls(), 0);
+    let unbound = Pod::ready().await;
+    let (status, body) = answer(unbound.posting("t1", "c1", "hello")).await;
+    assert_eq!((status, &body["error"]), (503, &json!("NotBound")));
+}
+
+#[tokio::test]
+async fn a_turn_that_is_none_is_refused() {
+    let pod = Pod::with_model().await;
+    let text = "x".repeat(200 * 1024);
+    for (id, conversation, text, status, error) in [
+        ("", "c1", "hello", 400, "MalformedRequest"),
+        ("../t", "c1", "hello", 400, "MalformedRequest"),
+        ("t1", "subagent:x", "hello", 400, "MalformedRequest"),
+        ("t1", "C1", "hello", 400, "MalformedRequest"),
+        ("t1", "c1", " \n", 400, "MalformedRequest"),
+        ("t1", "c1", &format!("{text}x"), 413, "BodyTooLarge"),
+    ] {
+        let refused = answer(pod.posting(id, conversation, text)).await;
+        assert_eq!(
+            (refused.0, &refused.1["error"]),
+            (status, &json!(error)),
+            "{id} {conversation}"
+        );
+    }
+    for (rest, status) in [("t9", 404), ("t%2F1", 404), ("t9?from=x", 404)] {
+        assert_eq!(answer(pod.on_turn("GET", rest)).await.0, status, "{rest}");
+    }
+    assert_eq!(answer(pod.on_turn("DELETE", "t9")).await.0, 404);
+    assert_eq!(pod.model_calls(), 0);
+    let longest = pod.turn("t1", "c1", &text).await.rest().await;
+    assert_eq!(end(&longest).0, "done");
+    assert_eq!(answer(pod.on_turn("GET", "t1?from=x")).await.0, 400);
+}
+
+#[tokio::test]
+async fn nothing_of_a_callers_headers_gets_to_the_agent() {
+    let pod = Pod::with_model().await;
+    let request = pod
+        .posting("t1", "c1", "hello")
+        .header("x-openclaw-session-key", "agent:warm:c9")
+        .header("x-openclaw-agent-id", "warm");
+    reader(request).await.rest().await;
+    let recalled = pod.turn("t2", "c1", "RECALL").await.rest().await;
+    assert!(held(&recalled).contains("Before, you said: hello"));
+}
