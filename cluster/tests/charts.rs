@@ -41,7 +41,9 @@ fn production() -> Chart {
 }
 
 fn local() -> Chart {
-    agents().values("tests/local/values/agents.yaml")
+    agents()
+        .values("tests/local/values/agents.yaml")
+        .values("tests/local/values/agents-scripted.yaml")
 }
 
 fn model_gateway() -> Chart {

@@ -71,6 +71,9 @@ pub(crate) struct Demo {
     /// Leave everything running at the end and print how to look further
     #[arg(long)]
     pub keep: bool,
+    /// The agent that runs in the sandboxes of the real node
+    #[arg(long, default_value = "scripted")]
+    pub agent: Agent,
     #[command(flatten)]
     pub stack: StackOptions,
 }
@@ -136,6 +139,15 @@ pub(crate) struct StateDir {
     /// Where the stack keeps its state and logs; another directory is another stack
     #[arg(long, value_name = "DIR", env = "CARAPACE_STATE")]
     pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Agent {
+    /// A stand-in that speaks OpenClaw's local protocol: small, and Ready at once
+    Scripted,
+    /// The real OpenClaw, from npm. Takes 2 GB of disk once, 1.3 GiB of memory per sandbox, and
+    /// about half a minute until a sandbox is Ready
+    Openclaw,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -8,9 +8,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use carapace_e2e::Platform;
+use carapace_e2e::cluster::AGENTS;
 use carapace_e2e::identity::User;
+use carapace_e2e::{Platform, deploy};
 use carapace_local::{NodeKind, Stack};
+use serde_json::Value;
 
 use crate::cli;
 use crate::lambdas::For;
@@ -25,7 +27,8 @@ pub(crate) fn run(ui: Ui, options: &cli::Demo) -> Result<()> {
     let began = Instant::now();
     let state_dir = setup::state_dir(options.stack.state_dir.state_dir.as_deref(), "demo")?;
     let node = options.stack.node;
-    let Deployment { stack, took } = setup::deployed(ui, node, &state_dir, For::Demo)?;
+    let Deployment { stack, took } =
+        setup::deployed(ui, node, options.agent, &state_dir, For::Demo)?;
 
     // What talks to pods must do so from inside the stack's network.
     let status = stack
@@ -138,4 +141,45 @@ fn sandbox(platform: &Platform, user: &User) -> Result<(String, String)> {
         .cluster
         .sandbox_of(&user.key)
         .with_context(|| anyhow!("looking for the sandbox of {}", user.email))
+}
+
+/// The name of a sandbox of the default pool that is warm and has no claim yet. The real OpenClaw
+/// takes a while to replace one that was claimed.
+fn warm_sandbox(ui: Ui, platform: &Platform) -> Result<String> {
+    let find = || {
+        let sandboxes = platform.cluster.list("sandboxes", AGENTS)?;
+        Ok(sandboxes
+            .iter()
+            .find(|s| is_warm(s))
+            .and_then(|s| s["metadata"]["name"].as_str())
+            .map(str::to_owned))
+    };
+    let began = Instant::now();
+    let step = ui.step("the pool warms another sandbox", None);
+    let name = carapace_e2e::eventually(
+        "a warm sandbox in the pool",
+        deploy::POOL_FILLS_WITHIN,
+        find,
+        Option::is_some,
+    )?;
+    if began.elapsed() < Duration::from_secs(2) {
+        step.quiet();
+    } else {
+        step.done("the pool has another warm sandbox");
+    }
+    name.ok_or_else(|| anyhow!("the pool has no warm sandbox"))
+}
+
+fn is_warm(sandbox: &Value) -> bool {
+    let pooled = sandbox["metadata"]["ownerReferences"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|o| o["kind"] == "SandboxWarmPool");
+    let ready = sandbox["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|c| c["type"] == "Ready" && c["status"] == "True");
+    pooled && ready
 }

@@ -12,11 +12,20 @@ use crate::lambdas::target_dir;
 use crate::process::{cargo, quietly};
 
 /// The images, by the binary that each holds.
-pub(crate) const IMAGES: [&str; 4] = ["agentd", "scripted-agent", "model-gateway", "pause"];
+const IMAGES: [&str; 4] = ["agentd", SCRIPTED_AGENT, "model-gateway", "pause"];
+const SCRIPTED_AGENT: &str = "scripted-agent";
+
+/// What was built.
+pub(crate) struct Images {
+    /// One OCI archive for each.
+    pub archives: Vec<PathBuf>,
+    /// The scripted agent's program by itself.
+    pub scripted_agent: PathBuf,
+}
 
 /// Builds the binaries, statically linked so that they need no base image, and writes one OCI
-/// archive for each; returns the archives.
-pub(crate) fn build() -> Result<Vec<PathBuf>> {
+/// archive for each.
+pub(crate) fn build() -> Result<Images> {
     let target = "x86_64-unknown-linux-gnu";
     // A directory of its own: other flags would throw away what the ordinary build has compiled.
     let directory = target_dir().join("static");
@@ -45,14 +54,18 @@ pub(crate) fn build() -> Result<Vec<PathBuf>> {
     )?;
     let out = target_dir().join("images");
     fs::create_dir_all(&out)?;
+    let binaries = directory.join(target).join("debug");
     let mut archives = Vec::new();
     for name in IMAGES {
-        let binary = directory.join(target).join("debug").join(name);
+        let binary = binaries.join(name);
         let archive = out.join(format!("{name}.tar"));
         write(name, &binary, &archive)?;
         archives.push(archive);
     }
-    Ok(archives)
+    Ok(Images {
+        archives,
+        scripted_agent: binaries.join(SCRIPTED_AGENT),
+    })
 }
 
 /// One image in an archive that is there whole or not at all.

@@ -8,6 +8,7 @@ mod doctor;
 mod images;
 mod lambdas;
 mod npm;
+mod openclaw;
 mod process;
 mod setup;
 mod stack;

@@ -11,11 +11,11 @@ use carapace_e2e::Platform;
 use carapace_e2e::deploy::{self, Sources};
 use carapace_local::{Cache, NodeKind, Progress, Stack, UpOptions, build, packages};
 
-use crate::cli::Node;
+use crate::cli::{Agent, Node};
 use crate::lambdas::{self, For};
 use crate::process::{is_root, root};
 use crate::ui::{Step, Ui};
-use crate::{images, npm};
+use crate::{images, npm, openclaw};
 
 /// A stack with the platform deployed on it.
 pub(crate) struct Deployment {
@@ -77,7 +77,16 @@ pub(crate) fn check_free(state_dir: &Path) -> Result<()> {
 }
 
 /// Builds what is missing, starts a stack and deploys the platform to it.
-pub(crate) fn deployed(ui: Ui, node: Node, state_dir: &Path, target: For) -> Result<Deployment> {
+pub(crate) fn deployed(
+    ui: Ui,
+    node: Node,
+    agent: Agent,
+    state_dir: &Path,
+    target: For,
+) -> Result<Deployment> {
+    if agent == Agent::Openclaw && node != Node::Gvisor {
+        bail!("OpenClaw needs a node that runs it: `--agent openclaw` goes with `--node gvisor`");
+    }
     let mut took = Vec::new();
     let mut timed = |name, began: Instant| took.push((name, began.elapsed()));
 
@@ -89,7 +98,7 @@ pub(crate) fn deployed(ui: Ui, node: Node, state_dir: &Path, target: For) -> Res
         ui.note("from nothing this takes about a quarter of an hour; what is built once is kept");
     }
     let images = if node == Node::Gvisor {
-        build_images(ui)?
+        build_images(ui, agent)?
     } else {
         Vec::new()
     };
@@ -116,6 +125,10 @@ pub(crate) fn deployed(ui: Ui, node: Node, state_dir: &Path, target: For) -> Res
     }
     let sources = Sources {
         root: &root(),
+        agent: match agent {
+            Agent::Scripted => "scripted",
+            Agent::Openclaw => "openclaw",
+        },
         lambdas: &directory,
         faults: faults.as_deref(),
     };
@@ -143,14 +156,18 @@ pub(crate) fn up_options(node: Node, state_dir: &Path, images: Vec<PathBuf>) -> 
 }
 
 /// The container images of the real node.
-pub(crate) fn build_images(ui: Ui) -> Result<Vec<PathBuf>> {
+pub(crate) fn build_images(ui: Ui, agent: Agent) -> Result<Vec<PathBuf>> {
     let step = ui.step(
         "agentd and the stand-ins, as images",
         Some(Duration::from_secs(60)),
     );
-    let archives = images::build()?;
-    step.done(&format!("{} images", archives.len()));
-    Ok(archives)
+    let mut images = images::build()?;
+    step.done(&format!("{} images", images.archives.len()));
+    if agent == Agent::Openclaw {
+        let openclaw = openclaw::build(ui, &images.scripted_agent)?;
+        images.archives.push(openclaw);
+    }
+    Ok(images.archives)
 }
 
 /// Helm and kubectl alone, for the checks that render charts.

@@ -33,7 +33,7 @@ fn up(ui: Ui, options: &cli::StackOptions) -> Result<()> {
     setup::prepare(ui, options.node)?;
     ui.heading("Starting a stack");
     let images = if options.node == cli::Node::Gvisor {
-        setup::build_images(ui)?
+        setup::build_images(ui, cli::Agent::Scripted)?
     } else {
         Vec::new()
     };

@@ -18,14 +18,13 @@ struct Index {
 
 pub(crate) fn write(image: &Image, to: impl io::Write) -> io::Result<()> {
     let mut tar = tar::Builder::new(to);
-    append(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    append(&mut tar, "index.json", &serde_json::to_vec(&index(image))?)?;
+    let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
+    append(&mut tar, "oci-layout", layout.len() as u64, &layout[..])?;
+    let index = serde_json::to_vec(&index(image))?;
+    append(&mut tar, "index.json", index.len() as u64, &index[..])?;
     for blob in image.blobs() {
-        append(
-            &mut tar,
-            &format!("blobs/sha256/{}", blob.digest.hex()),
-            &blob.bytes,
-        )?;
+        let name = format!("blobs/sha256/{}", blob.digest.hex());
+        append(&mut tar, &name, blob.size, blob.reader())?;
     }
     tar.into_inner()?.flush()
 }
@@ -51,13 +50,18 @@ fn index(image: &Image) -> Index {
     }
 }
 
-fn append<W: io::Write>(tar: &mut tar::Builder<W>, name: &str, bytes: &[u8]) -> io::Result<()> {
+fn append<W: io::Write>(
+    tar: &mut tar::Builder<W>,
+    name: &str,
+    size: u64,
+    content: impl io::Read,
+) -> io::Result<()> {
     let mut header = Header::new_ustar();
     header.set_entry_type(EntryType::Regular);
     header.set_mode(0o644);
     header.set_mtime(0);
     header.set_uid(0);
     header.set_gid(0);
-    header.set_size(bytes.len() as u64);
-    tar.append_data(&mut header, name, bytes)
+    header.set_size(size);
+    tar.append_data(&mut header, name, content)
 }

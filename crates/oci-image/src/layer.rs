@@ -1,10 +1,14 @@
 //! The root filesystem, as one uncompressed tar.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use tar::{EntryType, Header};
 
-use crate::{AGENT_UID, BuildError, ImageSpec};
+use crate::{AGENT_UID, BuildError, Content, ImageSpec};
 
 /// For name resolution by a static glibc, which otherwise asks DNS before `/etc/hosts`.
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
@@ -29,38 +33,90 @@ const DIRECTORIES: [(&str, u32, u64); 8] = [
 enum Entry<'a> {
     Directory { mode: u32, owner: u64 },
     File { mode: u32, bytes: &'a [u8] },
+    Copy(&'a Path),
+    Link(&'a Path),
 }
 
 /// Entries are sorted by path, belong to root and have no times, so that the same content gives the
 /// same bytes.
-pub(crate) fn write(spec: &ImageSpec) -> Result<Vec<u8>, BuildError> {
-    let entries = entries(spec)?;
-    let mut tar = tar::Builder::new(Vec::new());
-    for (path, entry) in &entries {
-        let relative = path.trim_start_matches('/');
-        let mut header = Header::new_gnu();
-        header.set_mtime(0);
-        let appended = match entry {
-            Entry::Directory { mode, owner } => {
-                header.set_entry_type(EntryType::Directory);
-                header.set_mode(*mode);
-                header.set_uid(*owner);
-                header.set_gid(*owner);
-                header.set_size(0);
-                tar.append_data(&mut header, format!("{relative}/"), &[][..])
-            }
-            Entry::File { mode, bytes } => {
-                header.set_entry_type(EntryType::Regular);
-                header.set_mode(*mode);
-                header.set_uid(0);
-                header.set_gid(0);
-                header.set_size(bytes.len() as u64);
-                tar.append_data(&mut header, relative, *bytes)
-            }
-        };
-        appended.map_err(BuildError::Layer)?;
+pub(crate) fn write(spec: &ImageSpec, to: impl io::Write) -> Result<(), BuildError> {
+    let mut tar = tar::Builder::new(to);
+    for (path, entry) in &entries(spec)? {
+        append(&mut tar, path.trim_start_matches('/'), entry)?;
     }
-    tar.into_inner().map_err(BuildError::Layer)
+    let mut to = tar.into_inner().map_err(BuildError::Layer)?;
+    to.flush().map_err(BuildError::Layer)
+}
+
+fn append<W: io::Write>(
+    tar: &mut tar::Builder<W>,
+    path: &str,
+    entry: &Entry<'_>,
+) -> Result<(), BuildError> {
+    let mut header = Header::new_gnu();
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(0);
+    let appended = match entry {
+        Entry::Directory { mode, owner } => {
+            header.set_entry_type(EntryType::Directory);
+            header.set_mode(*mode);
+            header.set_uid(*owner);
+            header.set_gid(*owner);
+            tar.append_data(&mut header, format!("{path}/"), &[][..])
+        }
+        Entry::File { mode, bytes } => {
+            header.set_entry_type(EntryType::Regular);
+            header.set_mode(*mode);
+            header.set_size(bytes.len() as u64);
+            tar.append_data(&mut header, path, *bytes)
+        }
+        Entry::Copy(source) => {
+            let unreadable = |error| BuildError::Source {
+                path: source.to_path_buf(),
+                source: error,
+            };
+            let file = File::open(source).map_err(unreadable)?;
+            let metadata = file.metadata().map_err(unreadable)?;
+            header.set_entry_type(EntryType::Regular);
+            // Who owns it is lost, so nothing may run with its owner's rights.
+            header.set_mode(metadata.permissions().mode() & 0o777);
+            header.set_size(metadata.len());
+            // A file that changes meanwhile must not move what follows it.
+            tar.append_data(&mut header, path, Exactly::new(file, metadata.len()))
+        }
+        Entry::Link(target) => {
+            header.set_entry_type(EntryType::Symlink);
+            header.set_mode(0o777);
+            tar.append_link(&mut header, path, target)
+        }
+    };
+    appended.map_err(BuildError::Layer)
+}
+
+/// As many bytes as were promised, or an error.
+struct Exactly<R> {
+    inner: io::Take<R>,
+}
+
+impl<R: io::Read> Exactly<R> {
+    fn new(inner: R, size: u64) -> Self {
+        Self {
+            inner: inner.take(size),
+        }
+    }
+}
+
+impl<R: io::Read> io::Read for Exactly<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.inner.read(buffer)? {
+            0 if self.inner.limit() > 0 && !buffer.is_empty() => {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+            count => Ok(count),
+        }
+    }
 }
 
 fn entries(spec: &ImageSpec) -> Result<BTreeMap<String, Entry<'_>>, BuildError> {
@@ -68,28 +124,36 @@ fn entries(spec: &ImageSpec) -> Result<BTreeMap<String, Entry<'_>>, BuildError> 
     for (path, mode, owner) in DIRECTORIES {
         entries.insert(path.to_owned(), Entry::Directory { mode, owner });
     }
-    let given = spec
-        .files
-        .iter()
-        .map(|file| (file.path.as_str(), file.mode, &file.bytes[..]));
+    let given = spec.files.iter().map(|file| {
+        let entry = match &file.content {
+            Content::Bytes { mode, bytes } => Entry::File { mode: *mode, bytes },
+            Content::Copy(source) => Entry::Copy(source),
+            Content::Link(target) => Entry::Link(target),
+        };
+        (file.path.as_str(), entry)
+    });
     let base = [
         ("/etc/passwd", PASSWD),
         ("/etc/group", GROUP),
         ("/etc/nsswitch.conf", NSSWITCH),
     ]
-    .map(|(path, text)| (path, 0o644, text.as_bytes()));
+    .map(|(path, text)| (path, readable(text.as_bytes())));
     let authorities = spec
         .ca_certificates
         .as_deref()
-        .map(|pem| (CA_CERTIFICATES, 0o644, pem));
-    for (path, mode, bytes) in base.into_iter().chain(authorities).chain(given) {
+        .map(|pem| (CA_CERTIFICATES, readable(pem)));
+    for (path, entry) in base.into_iter().chain(authorities).chain(given) {
         add_parents(&mut entries, path)?;
-        let before = entries.insert(path.to_owned(), Entry::File { mode, bytes });
+        let before = entries.insert(path.to_owned(), entry);
         if before.is_some() {
             return Err(BuildError::Duplicate(path.to_owned()));
         }
     }
     Ok(entries)
+}
+
+fn readable(bytes: &[u8]) -> Entry<'_> {
+    Entry::File { mode: 0o644, bytes }
 }
 
 fn add_parents(entries: &mut BTreeMap<String, Entry<'_>>, path: &str) -> Result<(), BuildError> {
@@ -108,7 +172,9 @@ fn add_parents(entries: &mut BTreeMap<String, Entry<'_>>, path: &str) -> Result<
             mode: 0o755,
             owner: 0,
         };
-        if let Entry::File { .. } = entries.entry(parent.clone()).or_insert(directory) {
+        // Below a link an entry would land wherever the link leads.
+        let entry = entries.entry(parent.clone()).or_insert(directory);
+        if !matches!(entry, Entry::Directory { .. }) {
             return Err(BuildError::Duplicate(parent));
         }
     }

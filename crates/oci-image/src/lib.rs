@@ -1,4 +1,4 @@
-//! OCI images from static binaries, without Docker: one layer, the same bytes every time.
+//! OCI images without Docker: one layer, the same bytes every time.
 //!
 //! An image is made in two steps that know nothing of each other. [`Image::build`] turns an
 //! [`ImageSpec`] into three blobs (layer, configuration, manifest), each named by its digest: that
@@ -7,7 +7,8 @@
 //!
 //! The root filesystem is the least that a static program expects: `/tmp` for everybody, a user
 //! `agent` (1000) beside `root`, name resolution by files then DNS, and nothing to execute except
-//! what the specification adds.
+//! what the specification adds. That may be a whole tree of the machine's files: with
+//! [`Image::build_in`] the layer goes through a file, and memory holds none of it.
 //!
 //! ```
 //! use carapace_oci_image::{Image, ImageFile, ImageSpec, Reference};
@@ -24,17 +25,18 @@
 //! ```
 
 mod archive;
+mod blob;
 mod layer;
 mod reference;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::path::{Path, PathBuf};
 
-use data_encoding::HEXLOWER;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
+pub use blob::{Blob, Digest};
 pub use reference::{InvalidReference, Reference};
 
 /// The user that agents run as. OpenClaw keeps its files to their owner, so that whoever shares
@@ -52,6 +54,8 @@ pub struct ImageSpec {
     pub entrypoint: Vec<String>,
     /// The user the program runs as unless the pod says otherwise.
     pub uid: u64,
+    /// Where the program starts.
+    pub working_dir: String,
     /// Environment of the program.
     pub env: BTreeMap<String, String>,
     /// Labels of the image.
@@ -73,6 +77,7 @@ impl ImageSpec {
             architecture: Architecture::of_this_machine(),
             entrypoint: entrypoint.into_iter().map(Into::into).collect(),
             uid: AGENT_UID,
+            working_dir: "/".to_owned(),
             env: BTreeMap::new(),
             labels: BTreeMap::new(),
             files: Vec::new(),
@@ -86,41 +91,99 @@ impl ImageSpec {
 pub struct ImageFile {
     /// Absolute path in the image.
     pub path: String,
-    /// Permission bits.
-    pub mode: u32,
-    /// Content.
-    pub bytes: Vec<u8>,
+    /// What is there.
+    pub content: Content,
+}
+
+/// What is at a path in an image.
+#[derive(Clone)]
+pub enum Content {
+    /// A file, held in memory.
+    Bytes {
+        /// Permission bits.
+        mode: u32,
+        /// Itself.
+        bytes: Vec<u8>,
+    },
+    /// A file of this machine, with its permission bits, read when the layer is written.
+    Copy(PathBuf),
+    /// A symbolic link. Its target is not looked at.
+    Link(PathBuf),
 }
 
 impl ImageFile {
     /// A program that everybody may run.
     pub fn executable(path: impl Into<String>, bytes: Vec<u8>) -> Self {
-        Self {
-            path: path.into(),
-            mode: 0o755,
-            bytes,
-        }
+        let content = Content::Bytes { mode: 0o755, bytes };
+        Self::new(path, content)
     }
 
     /// A file that everybody may read.
     pub fn data(path: impl Into<String>, bytes: Vec<u8>) -> Self {
+        let content = Content::Bytes { mode: 0o644, bytes };
+        Self::new(path, content)
+    }
+
+    /// A file as it is on this machine.
+    pub fn copy(path: impl Into<String>, source: impl Into<PathBuf>) -> Self {
+        Self::new(path, Content::Copy(source.into()))
+    }
+
+    /// A symbolic link.
+    pub fn link(path: impl Into<String>, target: impl Into<PathBuf>) -> Self {
+        Self::new(path, Content::Link(target.into()))
+    }
+
+    /// All files and links below `source`, as if it were at `path`. What else a directory may hold
+    /// (sockets, devices, empty directories) stays behind.
+    pub fn tree(path: &str, source: &Path) -> io::Result<Vec<Self>> {
+        let mut found = Vec::new();
+        for entry in source.read_dir()? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_str().ok_or_else(|| {
+                let path = entry.path();
+                io::Error::other(format!("{} is not UTF-8", path.display()))
+            })?;
+            let path = format!("{path}/{name}");
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                found.extend(Self::tree(&path, &entry.path())?);
+            } else if kind.is_symlink() {
+                found.push(Self::link(path, entry.path().read_link()?));
+            } else if kind.is_file() {
+                found.push(Self::copy(path, entry.path()));
+            }
+        }
+        Ok(found)
+    }
+
+    fn new(path: impl Into<String>, content: Content) -> Self {
         Self {
             path: path.into(),
-            mode: 0o644,
-            bytes,
+            content,
         }
     }
 }
 
 impl fmt::Debug for ImageFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} ({:o}, {} bytes)",
-            self.path,
-            self.mode,
-            self.bytes.len()
-        )
+        write!(f, "{} ", self.path)?;
+        match &self.content {
+            Content::Bytes { mode, bytes } => write!(f, "({mode:o}, {} bytes)", bytes.len()),
+            Content::Copy(source) => write!(f, "(from {})", source.display()),
+            Content::Link(target) => write!(f, "-> {}", target.display()),
+        }
+    }
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes { mode, bytes } => write!(f, "Bytes({mode:o}, {} bytes)", bytes.len()),
+            Self::Copy(source) => f.debug_tuple("Copy").field(source).finish(),
+            Self::Link(target) => f.debug_tuple("Link").field(target).finish(),
+        }
     }
 }
 
@@ -167,83 +230,21 @@ pub enum BuildError {
     /// A variable that no process could have.
     #[error("{0:?} can't be the name of an environment variable")]
     EnvironmentName(String),
-    /// The tar writer refused an entry.
+    /// A file of this machine can't be read.
+    #[error("reading {}", path.display())]
+    Source {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The tar writer refused an entry, or there is no room for the layer.
     #[error("writing the layer")]
     Layer(#[source] io::Error),
     /// The configuration or the manifest has no JSON.
     #[error("writing the image's JSON")]
     Json(#[from] serde_json::Error),
-}
-
-/// `sha256:` and 64 hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct Digest(String);
-
-impl Digest {
-    /// The digest of some bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(format!(
-            "sha256:{}",
-            HEXLOWER.encode(&Sha256::digest(bytes))
-        ))
-    }
-
-    /// The digits alone, as blobs are named in a layout.
-    pub fn hex(&self) -> &str {
-        self.0
-            .split_once(':')
-            .map_or(self.0.as_str(), |(_, hex)| hex)
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Content with its type and name.
-#[derive(Clone)]
-pub struct Blob {
-    /// What it is, in OCI's words.
-    pub media_type: &'static str,
-    /// Its name.
-    pub digest: Digest,
-    /// Itself.
-    pub bytes: Vec<u8>,
-}
-
-impl Blob {
-    fn new(media_type: &'static str, bytes: Vec<u8>) -> Self {
-        Self {
-            media_type,
-            digest: Digest::of(&bytes),
-            bytes,
-        }
-    }
-
-    fn descriptor(&self) -> Descriptor {
-        Descriptor {
-            media_type: self.media_type,
-            digest: self.digest.clone(),
-            size: self.bytes.len(),
-            annotations: BTreeMap::new(),
-            platform: None,
-        }
-    }
-}
-
-impl fmt::Debug for Blob {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {} ({} bytes)",
-            self.media_type,
-            self.digest,
-            self.bytes.len()
-        )
-    }
 }
 
 /// An image: push its blobs, the manifest last, or write them as an archive.
@@ -262,10 +263,26 @@ pub struct Image {
 }
 
 impl Image {
-    /// Builds the blobs. The same specification gives the same bytes, on any day and machine.
+    /// Builds the blobs, in memory. The same specification gives the same bytes, on any day and
+    /// machine.
     pub fn build(spec: &ImageSpec) -> Result<Self, BuildError> {
         check_process(spec)?;
-        let layer = Blob::new(LAYER, layer::write(spec)?);
+        let mut bytes = Vec::new();
+        layer::write(spec, &mut bytes)?;
+        Self::with_layer(spec, Blob::new(LAYER, bytes))
+    }
+
+    /// The same for an image that is too large for memory: the layer is kept in a file without a
+    /// name in `directory`, which goes when the image does.
+    pub fn build_in(spec: &ImageSpec, directory: &Path) -> Result<Self, BuildError> {
+        check_process(spec)?;
+        let mut file = blob::Writer::in_directory(directory).map_err(BuildError::Layer)?;
+        layer::write(spec, &mut file)?;
+        let layer = file.finish(LAYER).map_err(BuildError::Layer)?;
+        Self::with_layer(spec, layer)
+    }
+
+    fn with_layer(spec: &ImageSpec, layer: Blob) -> Result<Self, BuildError> {
         let config = Blob::new(CONFIG, serde_json::to_vec(&config_of(spec, &layer.digest))?);
         let manifest = serde_json::to_vec(&Manifest {
             schema_version: 2,
@@ -340,7 +357,7 @@ fn config_of(spec: &ImageSpec, layer: &Digest) -> Configuration {
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect(),
             entrypoint: spec.entrypoint.clone(),
-            working_dir: "/",
+            working_dir: spec.working_dir.clone(),
             labels: spec.labels.clone(),
         },
         rootfs: RootFs {
@@ -356,7 +373,7 @@ fn config_of(spec: &ImageSpec, layer: &Digest) -> Configuration {
 struct Descriptor {
     media_type: &'static str,
     digest: Digest,
-    size: usize,
+    size: u64,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: BTreeMap<&'static str, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -397,7 +414,7 @@ struct Process {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     env: Vec<String>,
     entrypoint: Vec<String>,
-    working_dir: &'static str,
+    working_dir: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     labels: BTreeMap<String, String>,
 }

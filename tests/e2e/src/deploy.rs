@@ -4,8 +4,9 @@
 //! Two values connect the halves: the public key that agentd trusts, and the model gateway's master
 //! key. An operator on AWS carries them over as `cdk/README.md` says; here this module does.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -19,11 +20,17 @@ use crate::cluster::AGENTS;
 use crate::eventually;
 use crate::platform::{OUTPUTS_FILE, Platform};
 
+/// The real OpenClaw takes 20 s on an idle machine, its image's import not counted; on a busy one
+/// many times that.
+pub const POOL_FILLS_WITHIN: Duration = Duration::from_secs(300);
+
 /// What a deployment is made from.
 #[derive(Clone, Debug)]
 pub struct Sources<'a> {
     /// The top of the repository.
     pub root: &'a Path,
+    /// Which agent the sandboxes hold: `tests/local/values/agents-<name>.yaml` describes it.
+    pub agent: &'a str,
     /// One directory per Lambda, each with its `bootstrap`.
     pub lambdas: &'a Path,
     /// Where Lambdas look for the faults that a scenario asks for; `None` in the demo.
@@ -94,7 +101,7 @@ pub fn install_charts(platform: &Platform, sources: &Sources<'_>) -> Result<()> 
         platform,
         "model-gateway",
         &sources.root.join("tests/stand-ins/chart"),
-        &values.join("model-gateway.yaml"),
+        &[values.join("model-gateway.yaml")],
         &[],
     )?;
     let set = format!("controlPlane.jwks={}", jwks_file.display());
@@ -102,7 +109,10 @@ pub fn install_charts(platform: &Platform, sources: &Sources<'_>) -> Result<()> 
         platform,
         "agents",
         &sources.root.join("cluster/charts/agents"),
-        &values.join("agents.yaml"),
+        &[
+            values.join("agents.yaml"),
+            values.join(format!("agents-{}.yaml", sources.agent)),
+        ],
         &["--set-file", &set],
     )
 }
@@ -111,7 +121,7 @@ pub fn install_charts(platform: &Platform, sources: &Sources<'_>) -> Result<()> 
 pub fn await_warm_pool(platform: &Platform) -> Result<()> {
     eventually(
         "the warm pool is filled",
-        Duration::from_secs(120),
+        POOL_FILLS_WITHIN,
         || platform.cluster.get("sandboxwarmpool", AGENTS, "agents"),
         |pool| {
             pool.as_ref().is_some_and(|pool| {
@@ -149,15 +159,18 @@ fn helm(
     platform: &Platform,
     release: &str,
     chart: &Path,
-    values: &Path,
+    values: &[PathBuf],
     extra: &[&str],
 ) -> Result<()> {
     let mut command = platform.cluster.stack().command("helm");
     command
         .args(["upgrade", "--install", release])
         .arg(chart)
-        .arg("--values")
-        .arg(values)
+        .args(
+            values
+                .iter()
+                .flat_map(|file| [OsStr::new("--values"), file.as_os_str()]),
+        )
         .args(["--namespace", release, "--create-namespace"])
         .args(extra)
         .env(

@@ -1,13 +1,12 @@
 //! What an agent cannot do from inside its sandbox, before and after it has a user.
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use carapace_e2e::Platform;
-use carapace_e2e::cluster::AGENTS;
 use carapace_e2e::identity::User;
 use carapace_e2e::reach;
 use serde_json::Value;
 
-use super::{SOON, sandbox};
+use super::{sandbox, warm_sandbox};
 use crate::ui::Ui;
 
 /// Shows it on Ada's sandbox, on a second person's, and on a warm one that is nobody's yet.
@@ -76,7 +75,7 @@ pub(super) fn run(ui: Ui, platform: &Platform, ada: &User, eve: &User) -> Result
             .map(|target| target.name);
         names.collect::<Vec<_>>().join(", ")
     };
-    let warm = warm_sandbox(platform)?;
+    let warm = warm_sandbox(ui, platform)?;
     for (when, pod) in [
         ("before the claim, in a warm sandbox", &warm),
         ("after the claim, in Ada's", &adas),
@@ -90,34 +89,6 @@ pub(super) fn run(ui: Ui, platform: &Platform, ada: &User, eve: &User) -> Result
     }
     ui.note("each of them answers on the node, before and after");
     Ok(())
-}
-
-/// A sandbox of the default pool that has no claim yet.
-fn warm_sandbox(platform: &Platform) -> Result<String> {
-    let find = || {
-        let sandboxes = platform.cluster.list("sandboxes", AGENTS)?;
-        Ok(sandboxes
-            .iter()
-            .find(|s| is_warm(s))
-            .and_then(|s| s["metadata"]["name"].as_str())
-            .map(str::to_owned))
-    };
-    carapace_e2e::eventually("a warm sandbox in the pool", SOON, find, Option::is_some)?
-        .ok_or_else(|| anyhow!("the pool has no warm sandbox"))
-}
-
-fn is_warm(sandbox: &Value) -> bool {
-    let pooled = sandbox["metadata"]["ownerReferences"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .any(|o| o["kind"] == "SandboxWarmPool");
-    let ready = sandbox["status"]["conditions"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .any(|c| c["type"] == "Ready" && c["status"] == "True");
-    pooled && ready
 }
 
 /// `Linux version 6.18.44 …` as far as a line has room.

