@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { App, Stack } from 'aws-cdk-lib';
@@ -77,7 +77,6 @@ let binaries: string | undefined;
 export function lambdaDir(): string {
   if (binaries !== undefined) return binaries;
   const root = mkdtempSync(join(tmpdir(), 'carapace-cdk-'));
-  process.on('exit', () => rmSync(root, { recursive: true, force: true }));
   for (const binary of BINARIES) {
     mkdirSync(join(root, binary));
     writeFileSync(join(root, binary, 'bootstrap'), `#!/bin/sh\n# ${binary}\n`, { mode: 0o755 });

@@ -110,5 +110,5 @@ pub(crate) fn tool(variable: &str, meaning: &str) -> String {
 
 /// The top of the repository.
 pub(crate) fn repository() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+    Path::new(env!("CARAPACE_ROOT"))
 }

@@ -7,9 +7,8 @@ use anyhow::{Context, Result, bail};
 
 /// The top of the repository.
 pub(crate) fn root() -> PathBuf {
-    // xtask is a folder of the repository it serves; it is never installed.
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_owned()
+    // xtask is never installed: it serves the repository that it was compiled in.
+    PathBuf::from(env!("CARAPACE_ROOT"))
 }
 
 /// The `cargo` that runs us, without what it told us about our own package: build scripts that

@@ -354,7 +354,7 @@ fn every_finding_of_a_file_is_reported_at_once() {
 
 #[test]
 fn our_own_machines_are_sound() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../statemachines");
+    let directory = Path::new(env!("CARAPACE_ROOT")).join("statemachines");
     match parse_directory(&directory) {
         Ok(machines) => assert!(
             !machines.is_empty(),
@@ -367,7 +367,7 @@ fn our_own_machines_are_sound() {
 
 #[test]
 fn a_directory_is_read_as_a_whole_or_everything_is_said_against_it() {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/machines");
+    let fixtures = Path::new(env!("CARAPACE_ROOT")).join("crates/asl/tests/machines");
     let machines = parse_directory(&fixtures).expect("machines");
     let names: Vec<_> = machines
         .iter()

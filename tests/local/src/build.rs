@@ -248,8 +248,8 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(), BuildError> {
 
 /// The folder with the pins of one Go module.
 fn sources(module: Module) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("go")
+    Path::new(env!("CARAPACE_ROOT"))
+        .join("tests/local/go")
         .join(module.name())
 }
 

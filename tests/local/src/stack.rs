@@ -453,7 +453,7 @@ fn plan(
 ) -> Result<Plan, StackError> {
     let aws = match options.aws {
         true => {
-            let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+            let sources = Path::new(env!("CARAPACE_ROOT")).join("tests/local");
             Some(AwsPlan {
                 python: build::python(&options.cache, &sources.join("requirements.txt"), listener)?,
                 launcher: sources.join("ministack/launch.py"),

@@ -248,7 +248,7 @@ fn litellm(ui: Ui, _: Option<&str>) -> Result<Count> {
     counted(ui, Runner::Cargo, &mut command)
 }
 
-fn stack(ui: Ui, _: Option<&str>) -> Result<Count> {
+fn stack(ui: Ui, filter: Option<&str>) -> Result<Count> {
     setup::prepare(ui, Node::Gvisor)?;
     let archives = setup::build_images(ui, Agent::Scripted)?;
     let mut command = cargo();
@@ -260,6 +260,9 @@ fn stack(ui: Ui, _: Option<&str>) -> Result<Count> {
         "--test",
         "*",
     ]);
+    if let Some(filter) = filter {
+        command.args(["--", filter]);
+    }
     for archive in archives {
         let name = archive
             .file_stem()

@@ -139,7 +139,7 @@ fn a_message_is_cut_and_cleaned_and_never_refused() {
 /// `docs/events/` is what other teams build on, so it may not drift from the types.
 #[test]
 fn the_schemas_in_the_documentation_are_those_of_the_types() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/events");
+    let folder = PathBuf::from(env!("CARAPACE_ROOT")).join("docs/events");
     let update = env::var_os("UPDATE_SCHEMAS").is_some();
     for (name, schema) in schemas() {
         let file = folder.join(name);

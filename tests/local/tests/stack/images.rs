@@ -25,7 +25,7 @@ pub(crate) fn archives() -> Result<Vec<PathBuf>> {
 fn make() -> Result<Vec<PathBuf>> {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let program = dir.join("pod");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stack/pod.rs");
+    let source = Path::new(env!("CARAPACE_ROOT")).join("tests/local/tests/stack/pod.rs");
     let output = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
         .args(["--edition", "2024", "-O", "-C", "strip=symbols"])
         // There is nothing in the image to link against.

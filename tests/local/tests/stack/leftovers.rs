@@ -1,7 +1,7 @@
 //! What a stack must not leave behind.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -71,6 +71,8 @@ impl Traces {
     /// run and by their cgroup: a container's process shows only some of these.
     fn processes(&self) -> Vec<String> {
         let programs = Cache::of_user().root().to_owned();
+        // A starter is this very program, which may itself have been compiled into the cache.
+        let this = env::current_exe().unwrap_or_default();
         let mark = format!("CARAPACE_STACK={}", self.id);
         let cgroup = format!("carapace-{}", self.id);
         let state_dir = self.state_dir.to_string_lossy().into_owned();
@@ -89,7 +91,8 @@ impl Traces {
                 .any(|namespace| self.namespaces.contains(namespace));
             let program = fs::read_link(entry.path().join("exe")).unwrap_or_default();
             let command = read("cmdline");
-            let is_part = program.starts_with(&programs) && command.contains(&state_dir);
+            let is_part =
+                program.starts_with(&programs) && program != this && command.contains(&state_dir);
             let is_marked = !self.id.is_empty()
                 && (read("environ").contains(&mark) || read("cgroup").contains(&cgroup));
             if lives_there || is_part || is_marked {
