@@ -12,6 +12,13 @@ import { NetworkStack } from './network/network-stack.ts';
 export function carapace(app: App, config: Config): void {
   const { vpc } = new NetworkStack(app, 'CarapaceNetwork', { config });
   const { cluster, clients } = new ClusterStack(app, 'CarapaceCluster', { config, vpc });
-  new ControlPlaneStack(app, 'CarapaceControlPlane', { config, vpc, cluster, clusterClients: clients });
-  new IdentityStack(app, 'CarapaceIdentity', { config });
+  const { users, signUpPolicy } = new IdentityStack(app, 'CarapaceIdentity', { config });
+  new ControlPlaneStack(app, 'CarapaceControlPlane', {
+    config,
+    vpc,
+    cluster,
+    clusterClients: clients,
+    users,
+    signUpPolicy,
+  });
 }

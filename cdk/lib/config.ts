@@ -1,11 +1,25 @@
-import { dirname, resolve } from 'node:path';
+import { dirname, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Environment } from 'aws-cdk-lib';
 import type { Node } from 'constructs';
+import { readPolicy, type SignUpPolicy } from './identity/policy.ts';
 import { SUBNET_MASKS } from './network/subnets.ts';
 import { type Stage, STAGES, type StageName } from './stage.ts';
 
 const CDK_ROOT = resolve(dirname(fileURLToPath(import.meta.url)), '..');
+
+export type ThreatProtection = 'off' | 'audit' | 'enforced';
+
+/** What stands for a policy that cannot be used, until the synth fails for it. */
+const NOBODY: SignUpPolicy = {
+  version: 1,
+  allowed_domains: [],
+  allowed_addresses: [],
+  blocked_addresses: [],
+  identity_providers: [],
+  plus_tags: 'refused',
+  sign_ups_per_domain_per_hour: 1,
+};
 
 /** What this deployment is: the CDK context, read once and checked as a whole. */
 export interface Config {
@@ -33,13 +47,29 @@ export interface Config {
   };
   readonly agents: { readonly namespace: string; readonly warmPool: string };
   readonly modelGateway: { readonly url: string; readonly port: number };
+  readonly slack: {
+    /** Where Slack's methods are: `<apiUrl>/chat.postMessage`. */
+    readonly apiUrl: string;
+    /** Where somebody who has no agent gets one. */
+    readonly signUpUrl: string;
+  };
+  /** How long conversation-turn serves a conversation before it is invoked anew. */
+  readonly turnSliceSeconds: number;
   /** Most invocations of sandbox-claim at any one time. 0: no limit of its own. */
   readonly maxConcurrentClaims: number;
   readonly signIn: {
-    readonly allowedEmailDomains: readonly string[];
+    readonly policy: SignUpPolicy;
     readonly callbackUrls: readonly string[];
     /** Undefined: no sign-in page. */
     readonly domainPrefix: string | undefined;
+    /** Holds `settings.json` and the images of the sign-in page. */
+    readonly brandingDir: string;
+    /** The name of its own that passkeys are for. Undefined: the sign-in page's. */
+    readonly passkeyDomain: string | undefined;
+    /** What Cognito does about sign-ins that look like an attack. Anything but `off` is the Plus plan. */
+    readonly threatProtection: ThreatProtection;
+    /** Undefined: Cognito's own sender, which is good for 50 mails a day. */
+    readonly mail: { readonly from: string; readonly sesRegion: string } | undefined;
   };
   /** Undefined: nobody hears of an alarm until somebody subscribes to the topic. */
   readonly alarmEmail: string | undefined;
@@ -84,11 +114,21 @@ export function readConfig(node: Node): Config {
       warmPool: context.text('warmPool', LABEL, 'agents'),
     },
     modelGateway: { url: modelGateway, port: portOf(modelGateway) },
+    slack: {
+      apiUrl: context.text('slackApiUrl', SLACK_API_URL, 'https://slack.com/api'),
+      signUpUrl: context.text('signUpUrl', SIGN_UP_URL),
+    },
+    // Lambda ends a function after 900 seconds, and it needs some of them to stop in good order.
+    turnSliceSeconds: context.integer('turnSliceSeconds', 5, 840, 240),
     maxConcurrentClaims: context.integer('maxConcurrentClaims', 0, 1000, 50),
     signIn: {
-      allowedEmailDomains: context.list('allowedEmailDomains', DOMAIN),
+      policy: readSignUpPolicy(context),
       callbackUrls: context.list('callbackUrls', CALLBACK_URL, ['http://localhost:8400/callback']),
       domainPrefix: context.optional('signInDomainPrefix', LABEL),
+      brandingDir: resolve(CDK_ROOT, context.text('brandingDir', ANY, 'branding')),
+      passkeyDomain: context.optional('passkeyDomain', HOST),
+      threatProtection: context.text('threatProtection', THREAT_PROTECTION, 'off') as ThreatProtection,
+      mail: readMail(context),
     },
     alarmEmail: context.optional('alarmEmail', EMAIL),
   };
@@ -105,6 +145,14 @@ export function readConfig(node: Node): Config {
     context.reject(
       'faultDir',
       'kills functions, which only the stage local allows: drop the key or give -c stage=local',
+    );
+  }
+  const slackApi = parseUrl(config.slack.apiUrl);
+  // The functions' security group lets out to the internet on 443 alone.
+  if (slackApi !== undefined && (slackApi.protocol !== 'https:' || slackApi.port !== '') && !stage.plainSlack) {
+    context.reject(
+      'slackApiUrl',
+      `'${config.slack.apiUrl}' is not https on port 443, which only the stage local allows: give such a URL or drop the key`,
     );
   }
   context.throwIfUnusable();
@@ -130,6 +178,30 @@ function readEnvironment(context: Context): Environment {
     );
   }
   return {};
+}
+
+/** The sign-up policy: a file, in which `allowedEmailDomains` stands for the domains, if it is given. */
+function readSignUpPolicy(context: Context): SignUpPolicy {
+  const file = resolve(CDK_ROOT, context.text('signUpPolicy', ANY, 'sign-up-policy.json'));
+  const parsed = readPolicy(file, context.list('allowedEmailDomains', DOMAIN, []));
+  if ('policy' in parsed) return parsed.policy;
+  const inside = relative(CDK_ROOT, file);
+  const shown = inside.startsWith('..') ? file : inside;
+  for (const { line, what } of parsed.problems) context.reject('signUpPolicy', `${shown}:${line}: ${what}`);
+  return NOBODY;
+}
+
+function readMail(context: Context): Config['signIn']['mail'] {
+  const from = context.optional('mailFrom', EMAIL);
+  const sesRegion = context.optional('sesRegion', REGION);
+  if (from !== undefined && sesRegion !== undefined) return { from, sesRegion };
+  if (from !== undefined || sesRegion !== undefined) {
+    context.reject(
+      from === undefined ? 'mailFrom' : 'sesRegion',
+      'is missing: give mailFrom and sesRegion together, or neither to send with what Cognito has',
+    );
+  }
+  return undefined;
 }
 
 /** What a value must look like, and how to say so. */
@@ -158,6 +230,8 @@ const DOMAIN = form(
   /^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/,
   'the lower-case domains whose addresses may sign up, such as example.com,example.org',
 );
+const HOST = form(/^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/, 'a host name such as id.example.com');
+const THREAT_PROTECTION = form(/^(off|audit|enforced)$/, 'off, audit or enforced');
 const EMAIL = form(/^[^\s@]+@[^\s@]+\.[^\s@]+$/, 'an e-mail address');
 const ROLE_ARN = form(
   /^arn:aws[a-z-]*:iam::\d{12}:role\/.+$/,
@@ -168,6 +242,14 @@ const MODEL_GATEWAY_URL: Form = {
   test: (value) => ['http:', 'https:'].includes(parseUrl(value)?.protocol ?? ''),
   wants:
     'the http(s) URL at which functions in the VPC find the model gateway, such as http://models.internal.example.com:4000',
+};
+const SLACK_API_URL: Form = {
+  test: (value) => /^https?:\/\/[^/?#@]+(\/[^/?#]+)*$/.test(value) && parseUrl(value) !== undefined,
+  wants: "the URL of Slack's API without a slash at its end, such as https://slack.com/api",
+};
+const SIGN_UP_URL: Form = {
+  test: (value) => parseUrl(value)?.protocol === 'https:',
+  wants: 'the https URL at which people sign up, such as https://agents.example.com/',
 };
 const CALLBACK_URL: Form = {
   // Cognito's own rule.

@@ -21,6 +21,12 @@ export interface Stage {
    * twice. Binaries that were not built for that do not look.
    */
   readonly faultInjection: boolean;
+  /**
+   * Let Slack's API be called over plain HTTP (context `slackApiUrl`).
+   * The stand-in for Slack is a pod of the local cluster and has no certificate. On AWS the bot's
+   * token never travels unencrypted.
+   */
+  readonly plainSlack: boolean;
   /** Context that need not be given in this stage. What is given wins. */
   readonly defaults: Readonly<Record<string, string>>;
 }
@@ -29,12 +35,14 @@ export const STAGES: Readonly<Record<StageName, Stage>> = {
   aws: {
     passwordSignIn: false,
     faultInjection: false,
+    plainSlack: false,
     // No account and no region: the stacks go wherever the CLI's credentials point.
     defaults: {},
   },
   local: {
     passwordSignIn: true,
     faultInjection: true,
+    plainSlack: true,
     defaults: {
       // The emulator's one account.
       account: '000000000000',
@@ -43,6 +51,11 @@ export const STAGES: Readonly<Record<StageName, Stage>> = {
       allowedEmailDomains: 'example.com',
       // The model gateway's ClusterIP, which functions reach there because they run on the cluster's host.
       modelGatewayUrl: 'http://10.96.0.40:4000',
+      // Likewise the stand-in for Slack.
+      slackApiUrl: 'http://10.96.0.41/api',
+      signUpUrl: 'https://sign-up.example.com/',
+      // Short, so that a turn of a scenario takes more than one.
+      turnSliceSeconds: '8',
     },
   },
 };
@@ -51,4 +64,5 @@ export const STAGES: Readonly<Record<StageName, Stage>> = {
 export const DIFFERENCES: Readonly<Record<Exclude<keyof Stage, 'defaults'>, readonly RegExp[]>> = {
   passwordSignIn: [/^CarapaceIdentity\/AWS::Cognito::UserPoolClient\/ExplicitAuthFlows$/],
   faultInjection: [/^CarapaceControlPlane\/AWS::Lambda::Function\/Environment\.Variables\.CARAPACE_FAULT_DIR$/],
+  plainSlack: [/^CarapaceControlPlane\/AWS::Lambda::Function\/Environment\.Variables\.SLACK_API_URL$/],
 };

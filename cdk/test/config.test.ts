@@ -18,7 +18,7 @@ describe('what is given', () => {
       manageCoreDns: true,
     });
     expect(fromFile).toEqual(fromCommandLine);
-    expect(fromFile.signIn.allowedEmailDomains).toEqual(['example.com', 'example.org']);
+    expect(fromFile.signIn.policy.allowed_domains).toEqual(['example.com', 'example.org']);
   });
 
   test('the stage aws is the default and bound to no account', () => {
@@ -26,11 +26,19 @@ describe('what is given', () => {
     expect(read(GIVEN).stage.passwordSignIn).toBe(false);
   });
 
+  test('Slack is where Slack says it is', () => {
+    expect(read(GIVEN).slack.apiUrl).toBe('https://slack.com/api');
+    expect(read({ ...GIVEN, slackApiUrl: 'https://slack-gov.com/api' }).slack.apiUrl).toBe('https://slack-gov.com/api');
+    expect(read({ stage: 'local', slackApiUrl: 'http://127.0.0.1:9/api' }).slack.apiUrl).toBe('http://127.0.0.1:9/api');
+  });
+
   test('the stage local needs nothing but its name', () => {
     expect(read({ stage: 'local' })).toMatchObject({
       env: { account: '000000000000', region: 'us-east-1' },
-      signIn: { allowedEmailDomains: ['example.com'] },
+      signIn: { policy: { allowed_domains: ['example.com'] } },
       modelGateway: { url: 'http://10.96.0.40:4000', port: 4000 },
+      slack: { apiUrl: 'http://10.96.0.41/api', signUpUrl: 'https://sign-up.example.com/' },
+      turnSliceSeconds: 8,
     });
   });
 
@@ -105,7 +113,16 @@ describe('what cannot be used', () => {
     ['agentsNamespace', 'Agents'],
     ['warmPool', '-agents'],
     ['modelGatewayUrl', 'models.example.com:4000'],
+    ['slackApiUrl', 'slack.com/api'],
+    ['slackApiUrl', 'https://slack.com/api/'],
+    ['slackApiUrl', 'https://slack.com:8443/api'],
+    ['slackApiUrl', 'http://slack.com/api'],
+    ['signUpUrl', 'http://agents.example.com/'],
+    ['turnSliceSeconds', '4'],
+    ['turnSliceSeconds', '841'],
     ['maxConcurrentClaims', '-1'],
+    ['threatProtection', 'on'],
+    ['passkeyDomain', 'id'],
     ['allowedEmailDomains', 'example'],
     ['allowedEmailDomains', 'Example.com'],
     ['allowedEmailDomains', '@example.com'],
@@ -139,14 +156,15 @@ describe('what cannot be used', () => {
         modelGatewayUrl: is missing: give -c modelGatewayUrl=… with the http(s) URL at which functions in the VPC find the model gateway, such as http://models.internal.example.com:4000
         region: is missing: give account and region together, or neither to deploy wherever your credentials point
         warmPool: 'A' cannot be used: give a DNS-1123 label (a-z, 0-9, -, at most 63 characters)
-        allowedEmailDomains: is missing: give -c allowedEmailDomains=… with the lower-case domains whose addresses may sign up, such as example.com,example.org]
+        signUpUrl: is missing: give -c signUpUrl=… with the https URL at which people sign up, such as https://agents.example.com/
+        signUpPolicy: sign-up-policy.json:3: allowed_domains: with no allowed_addresses and no identity_providers either, nobody may sign up; name a domain there or give -c allowedEmailDomains=…]
     `);
   });
 
   test('a function that was not built fails the synth and says how to build it', () => {
     expect(() => new Synthesised('aws', { lambdaDir: '/nowhere' })).toThrow(ConfigError);
     expect(() => new Synthesised('aws', { lambdaDir: '/nowhere' })).toThrow(
-      /\/nowhere\/sandbox-claim\/bootstrap: build the functions with `cargo xtask lambdas`/,
+      /\/nowhere\/pre-sign-up\/bootstrap: build the functions with `cargo xtask lambdas`/,
     );
   });
 });

@@ -28,23 +28,42 @@ describe('the bus', () => {
     }
   });
 
-  test('Sandbox Requested from anybody starts the machine, with a role that can do nothing else', () => {
-    const [machine] = app.resource(STACK, 'AWS::StepFunctions::StateMachine');
-    const [rule, { Properties }] = app.resource(STACK, 'AWS::Events::Rule');
-    expect(Properties.EventPattern).toEqual({ 'detail-type': ['Sandbox Requested'] });
+  test.each([
+    ['SandboxRequested', /^SandboxCreate/, { 'detail-type': ['Sandbox Requested'] }],
+    [
+      'ConversationReceived',
+      /^Conversation/,
+      { source: ['carapace.slack'], 'detail-type': ['Slack Message Received'] },
+    ],
+    ['ConversationCutOff', /^Conversation/, undefined],
+  ])('%s starts its machine with the whole event, with a role that can do nothing else', (id, which, pattern) => {
+    const [machine] = app.resource(STACK, 'AWS::StepFunctions::StateMachine', which);
+    const [, { Properties }] = app.resource(STACK, 'AWS::Events::Rule', new RegExp(`^${id}`));
+    if (pattern !== undefined) expect(Properties.EventPattern).toEqual(pattern);
     expect(Properties.Targets.map((target: Json) => [target.Arn, target.Input, target.InputTransformer])).toEqual([
       [{ Ref: machine }, undefined, undefined],
     ]);
-    const [, policy] = app.resource(STACK, 'AWS::IAM::Policy', /^SandboxRequestedRole/);
+    const [, policy] = app.resource(STACK, 'AWS::IAM::Policy', new RegExp(`^${id}Role`));
     expect(policy.Properties.PolicyDocument.Statement).toEqual([
       { Effect: 'Allow', Action: 'states:StartExecution', Resource: { Ref: machine } },
     ]);
-    // Of all rules only this one may leave letters.
-    const [, queuePolicy] = app.resource(STACK, 'AWS::SQS::QueuePolicy');
-    const allowed = queuePolicy.Properties.PolicyDocument.Statement.filter(({ Effect }: Json) => Effect === 'Allow');
-    expect(allowed.map(({ Condition }: Json) => Condition)).toEqual([
-      { ArnEquals: { 'aws:SourceArn': { 'Fn::GetAtt': [rule, 'Arn'] } } },
-    ]);
+  });
+
+  test('of all rules only those that start a machine may leave letters in its queue', () => {
+    for (const [id, { Properties }] of Object.entries(app.resources(STACK, 'AWS::SQS::QueuePolicy'))) {
+      const queue = Properties.Queues[0].Ref;
+      const rules = Object.entries(app.resources(STACK, 'AWS::Events::Rule'))
+        .filter(([, rule]) => rule.Properties.Targets[0].DeadLetterConfig.Arn['Fn::GetAtt'][0] === queue)
+        .map(([rule]) => rule);
+      const allowed = Properties.PolicyDocument.Statement.filter(({ Effect }: Json) => Effect === 'Allow');
+      expect(rules.length, id).toBeGreaterThan(0);
+      expect(allowed.map(({ Condition }: Json) => Condition)).toEqual(
+        expect.arrayContaining(
+          rules.map((rule) => ({ ArnEquals: { 'aws:SourceArn': { 'Fn::GetAtt': [rule, 'Arn'] } } })),
+        ),
+      );
+      expect(allowed).toHaveLength(rules.length);
+    }
   });
 });
 
@@ -52,7 +71,8 @@ describe('dead letters', () => {
   const queues = app.resources(STACK, 'AWS::SQS::Queue');
 
   test('every queue is one, is encrypted, takes nothing over plain HTTP, and waits for two weeks', () => {
-    expect(Object.keys(queues)).toEqual(targets.map((target) => target.DeadLetterConfig.Arn['Fn::GetAtt'][0]));
+    const used = new Set(targets.map((target) => target.DeadLetterConfig.Arn['Fn::GetAtt'][0]));
+    expect(Object.keys(queues).sort()).toEqual([...used].sort());
     for (const [id, { Properties }] of Object.entries(queues)) {
       expect(Properties).toEqual({ SqsManagedSseEnabled: true, MessageRetentionPeriod: 1_209_600 });
       const policy = Object.values(app.resources(STACK, 'AWS::SQS::QueuePolicy')).find(
@@ -88,8 +108,13 @@ describe('dead letters', () => {
 });
 
 describe('alarms', () => {
-  test.each(['ExecutionsFailed', 'ExecutionsTimedOut'])('%s of sandbox-create raises one', (MetricName) => {
-    const [machine] = app.resource(STACK, 'AWS::StepFunctions::StateMachine');
+  test.each([
+    ['ExecutionsFailed', 'sandbox-create', /^SandboxCreate/],
+    ['ExecutionsTimedOut', 'sandbox-create', /^SandboxCreate/],
+    ['ExecutionsFailed', 'conversation', /^Conversation/],
+    ['ExecutionsTimedOut', 'conversation', /^Conversation/],
+  ])('%s of %s raises one', (MetricName, _, which) => {
+    const [machine] = app.resource(STACK, 'AWS::StepFunctions::StateMachine', which);
     const [topic] = app.resource(STACK, 'AWS::SNS::Topic');
     template.hasResourceProperties('AWS::CloudWatch::Alarm', {
       Namespace: 'AWS/States',
@@ -98,6 +123,16 @@ describe('alarms', () => {
       Statistic: 'Sum',
       Threshold: 0,
       AlarmActions: [{ Ref: topic }],
+    });
+  });
+
+  test('an answer to Slack that is a server error raises one', () => {
+    const [api] = app.resource(STACK, 'AWS::ApiGatewayV2::Api');
+    template.hasResourceProperties('AWS::CloudWatch::Alarm', {
+      Namespace: 'AWS/ApiGateway',
+      MetricName: '5xx',
+      Dimensions: [{ Name: 'ApiId', Value: { Ref: api } }],
+      Threshold: 0,
     });
   });
 
@@ -157,12 +192,17 @@ describe('what is kept', () => {
     template.hasResourceProperties('AWS::KMS::Alias', { AliasName: 'alias/carapace/agentd' });
   });
 
-  test('the master key of the model gateway is generated where nobody sees it', () => {
-    const [, { Properties }] = app.resource(STACK, 'AWS::SecretsManager::Secret');
+  test.each([
+    ['the master key of the model gateway is', /^ModelGatewayMasterKey/, 'master_key'],
+    ["in place of Slack's signing secret a text is", /^SlackSigningSecret/, 'signing_secret'],
+    ["in place of the bot's token a text is", /^SlackBotToken/, 'bot_token'],
+  ])('%s generated where nobody sees it', (_, id, key) => {
+    const [, { Properties, ...secret }] = app.resource(STACK, 'AWS::SecretsManager::Secret', id);
+    expect(secret).toMatchObject({ DeletionPolicy: 'Retain' });
     expect(Properties.SecretString).toBeUndefined();
     expect(Properties.GenerateSecretString).toMatchObject({
       SecretStringTemplate: '{}',
-      GenerateStringKey: 'master_key',
+      GenerateStringKey: key,
       ExcludePunctuation: true,
       PasswordLength: 48,
     });
@@ -180,6 +220,13 @@ test('the outputs are those that tools read', () => {
     'AgentdSigningKeyArn',
     'AlarmTopicArn',
     'BusName',
+    'ConversationAcceptFunctionName',
+    'ConversationAcceptRoleName',
+    'ConversationArn',
+    'ConversationDlqAlarmName',
+    'ConversationDlqUrl',
+    'ConversationTurnFunctionName',
+    'ConversationTurnRoleName',
     'ModelGatewaySecretArn',
     'SandboxAnnounceFunctionName',
     'SandboxAnnounceRoleName',
@@ -190,7 +237,22 @@ test('the outputs are those that tools read', () => {
     'SandboxCreateArn',
     'SandboxCreateDlqAlarmName',
     'SandboxCreateDlqUrl',
+    'SlackBotTokenSecretArn',
+    'SlackEventsUrl',
+    'SlackIngressFunctionName',
+    'SlackIngressRoleName',
+    'SlackReplyFunctionName',
+    'SlackReplyRoleName',
+    'SlackSigningSecretArn',
     'TableName',
   ]);
-  expect(names('CarapaceIdentity')).toEqual(['PreSignUpFunctionName', 'UserPoolClientId', 'UserPoolId']);
+  expect(names('CarapaceIdentity')).toEqual([
+    'PreSignUpFunctionName',
+    'PreSignUpRoleName',
+    'PreTokenFunctionName',
+    'PreTokenRoleName',
+    'SignUpPolicyParameterName',
+    'UserPoolClientId',
+    'UserPoolId',
+  ]);
 });

@@ -6,7 +6,12 @@ const WHERE: Record<string, StackName> = {
   'sandbox-claim': 'CarapaceControlPlane',
   'sandbox-bind': 'CarapaceControlPlane',
   'sandbox-announce': 'CarapaceControlPlane',
+  'slack-ingress': 'CarapaceControlPlane',
+  'slack-reply': 'CarapaceControlPlane',
+  'conversation-accept': 'CarapaceControlPlane',
+  'conversation-turn': 'CarapaceControlPlane',
   'pre-sign-up': 'CarapaceIdentity',
+  'pre-token': 'CarapaceIdentity',
 };
 
 function functionOf(binary: string): Resource {
@@ -26,15 +31,31 @@ function statements(binary: string): Json[] {
     .flatMap(({ Properties }) => Properties.PolicyDocument.Statement);
 }
 
-/** Of all resources, what a function may do on which: `*` and logs aside, and by logical id. */
+/** The items of the table that a grant is narrowed to, by the beginning of their partition key. */
+const items = (Condition: Json): string =>
+  asList<string>(Condition?.['ForAllValues:StringLike']?.['dynamodb:LeadingKeys']).join(' ');
+
+/** The logical id in the name that another stack exports a value under. */
+const imported = (reference: Json): string =>
+  reference['Fn::ImportValue'].replace(/^.*:ExportsOutput(FnGetAtt|Ref)/, '');
+
+/** What an ARN ends in that was put together: `table/carapace`. */
+const byName = (arn: Json): string =>
+  arn['Fn::Join'][1]
+    .map((part: Json) => (typeof part === 'string' ? part : (part.Ref ?? imported(part))))
+    .join('')
+    .split(':')
+    .at(-1);
+
+/** Of all resources, what a function may do on which: `*` aside, and by logical id, with the items of the table. */
 function grants(binary: string): Record<string, string[]> {
   const found = statements(binary).filter(({ Effect, Resource }) => Effect === 'Allow' && Resource !== '*');
-  return Object.fromEntries(
-    found.map(({ Action, Resource }) => [
-      Resource['Fn::GetAtt'][0].replace(/[0-9A-F]{8}$/, ''),
-      asList<string>(Action),
-    ]),
-  );
+  const named = found.map(({ Action, Condition, Resource }): [string, string[]] => {
+    const id: string = Resource['Fn::Join'] ? byName(Resource) : (Resource['Fn::GetAtt']?.[0] ?? Resource.Ref ?? imported(Resource));
+    return [`${id.replace(/[0-9A-F]{8}((Arn)?[0-9A-F]{8})?$/, '')} ${items(Condition)}`.trim(), asList<string>(Action)];
+  });
+  expect(new Set(named.map(([name]) => name)).size).toBe(named.length);
+  return Object.fromEntries(named);
 }
 
 /** The only rights on everything, each with the reason why it cannot be narrower. */
@@ -50,7 +71,7 @@ const ON_EVERYTHING: Record<string, string> = {
 };
 
 describe('every function', () => {
-  test('there are four, and no other', () => {
+  test('there are nine, and no other', () => {
     const all = (['CarapaceNetwork', 'CarapaceCluster', 'CarapaceControlPlane', 'CarapaceIdentity'] as const).flatMap(
       (stack) =>
         Object.values(app.resources(stack, 'AWS::Lambda::Function')).map(({ Properties }) => Properties.FunctionName),
@@ -102,7 +123,12 @@ describe('each function', () => {
     ['sandbox-claim', 45, true, 50],
     ['sandbox-bind', 30, true, undefined],
     ['sandbox-announce', 9, false, undefined],
+    ['slack-ingress', 10, false, undefined],
+    ['slack-reply', 30, false, undefined],
+    ['conversation-accept', 30, false, undefined],
+    ['conversation-turn', 300, true, undefined],
     ['pre-sign-up', 5, false, undefined],
+    ['pre-token', 5, false, undefined],
   ])('%s ends after %i s, is in the VPC: %s, and runs at most %s times at once', (binary, timeout, inVpc, most) => {
     const { Properties } = functionOf(binary);
     expect(Properties.Timeout).toBe(timeout);
@@ -119,19 +145,40 @@ describe('each function', () => {
     ['sandbox-claim', [...CLUSTER, 'TABLE_NAME', 'WARM_POOL']],
     ['sandbox-bind', [...CLUSTER, 'TABLE_NAME', 'SIGNING_KEY_ID', 'MODEL_GATEWAY_URL', 'MODEL_GATEWAY_SECRET_ARN']],
     ['sandbox-announce', ['TABLE_NAME', 'BUS_NAME']],
-    ['pre-sign-up', ['ALLOWED_EMAIL_DOMAINS']],
+    ['slack-ingress', ['BUS_NAME', 'SLACK_SIGNING_SECRET_ARN']],
+    ['slack-reply', ['TABLE_NAME', 'SLACK_BOT_TOKEN_SECRET_ARN', 'SLACK_API_URL', 'SIGN_UP_URL']],
+    [
+      'conversation-accept',
+      ['TABLE_NAME', 'USER_POOL_ID', 'SIGN_UP_POLICY_PARAMETER', 'SLACK_BOT_TOKEN_SECRET_ARN', 'SLACK_API_URL'],
+    ],
+    [
+      'conversation-turn',
+      [
+        ...CLUSTER,
+        'TABLE_NAME',
+        'SIGNING_KEY_ID',
+        'SLACK_BOT_TOKEN_SECRET_ARN',
+        'SLACK_API_URL',
+        'TURN_SLICE_SECONDS',
+      ],
+    ],
+    ['pre-sign-up', ['SIGN_UP_POLICY_PARAMETER', 'TABLE_NAME']],
+    ['pre-token', ['BUS_NAME']],
   ])('%s is told what it uses and no more', (binary, names) => {
     expect(Object.keys(functionOf(binary).Properties.Environment.Variables).sort()).toEqual([...names].sort());
   });
 
   test('none is told a secret', () => {
-    const [secret] = app.resource('CarapaceControlPlane', 'AWS::SecretsManager::Secret');
+    const secrets = Object.keys(app.resources('CarapaceControlPlane', 'AWS::SecretsManager::Secret'));
+    expect(secrets).toHaveLength(3);
     for (const binary of BINARIES) {
       for (const [name, value] of Object.entries<Json>(functionOf(binary).Properties.Environment.Variables)) {
         const text = JSON.stringify(value);
         expect(text, name).not.toMatch(/resolve:(secretsmanager|ssm)/);
         // The address of the secret, not what is in it.
-        if (text.includes(secret)) expect(value, name).toEqual({ 'Fn::GetAtt': [secret, 'Id'] });
+        for (const secret of secrets) {
+          if (text.includes(secret)) expect(value, name).toEqual({ 'Fn::GetAtt': [secret, 'Id'] });
+        }
       }
     }
   });
@@ -163,7 +210,66 @@ describe('each function', () => {
     });
   });
 
-  test('pre-sign-up writes its log', () => {
-    expect(grants('pre-sign-up')).toEqual({ PreSignUpLog: ['logs:CreateLogStream', 'logs:PutLogEvents'] });
+  test('slack-ingress reads the signing secret and says what Slack says, and nothing else', () => {
+    expect(grants('slack-ingress')).toEqual({
+      SlackIngressLog: ['logs:CreateLogStream', 'logs:PutLogEvents'],
+      SlackSigningSecret: ['secretsmanager:GetSecretValue'],
+      Bus: ['events:PutEvents'],
+    });
+    expect(statements('slack-ingress').find(({ Action }) => Action === 'events:PutEvents')?.Condition).toEqual({
+      'ForAllValues:StringEquals': {
+        'events:source': 'carapace.slack',
+        'events:detail-type': 'Slack Message Received',
+      },
+    });
+  });
+
+  test('slack-reply has the bot speak, and keeps what it has said', () => {
+    expect(grants('slack-reply')).toEqual({
+      SlackReplyLog: ['logs:CreateLogStream', 'logs:PutLogEvents'],
+      'Table ONCE#slack.*': ['dynamodb:GetItem', 'dynamodb:PutItem'],
+      SlackBotToken: ['secretsmanager:GetSecretValue'],
+    });
+  });
+
+  test('conversation-accept looks single users up, reads agents, and writes the inbox', () => {
+    expect(grants('conversation-accept')).toEqual({
+      ConversationAcceptLog: ['logs:CreateLogStream', 'logs:PutLogEvents'],
+      'Table IDENTITY#* USER#*': ['dynamodb:GetItem'],
+      'Table CONV#* HOLDER#* ONCE#slack.* SLACK#*': ['dynamodb:GetItem', 'dynamodb:PutItem'],
+      parameterSignUpPolicy: ['ssm:GetParameter'],
+      Users: ['cognito-idp:AdminGetUser'],
+      SlackBotToken: ['secretsmanager:GetSecretValue'],
+    });
+  });
+
+  test('conversation-turn reads agents, writes the inbox, signs tokens and has the bot speak', () => {
+    expect(grants('conversation-turn')).toEqual({
+      ConversationTurnLog: ['logs:CreateLogStream', 'logs:PutLogEvents'],
+      'Table ONCE#slack.* USER#*': ['dynamodb:GetItem'],
+      'Table CONV#*': ['dynamodb:GetItem', 'dynamodb:PutItem'],
+      AgentdSigningKey: ['kms:Sign'],
+      SlackBotToken: ['secretsmanager:GetSecretValue'],
+    });
+  });
+
+  test('pre-token speaks for carapace.signup and does nothing else', () => {
+    expect(grants('pre-token')).toEqual({
+      PreTokenLog: ['logs:CreateLogStream', 'logs:PutLogEvents'],
+      'event-bus/carapace': ['events:PutEvents'],
+    });
+    expect(statements('pre-token').find(({ Action }) => Action === 'events:PutEvents')?.Condition).toEqual({
+      'ForAllValues:StringEquals': { 'events:source': 'carapace.signup', 'events:detail-type': 'User Signed In' },
+    });
+  });
+
+  test('pre-sign-up reads the policy, writes mailboxes and counts, and asks for single accounts', () => {
+    expect(grants('pre-sign-up')).toEqual({
+      PreSignUpLog: ['logs:CreateLogStream', 'logs:PutLogEvents'],
+      parameterSignUpPolicy: ['ssm:GetParameter'],
+      'table/carapace IDENTITY#*': ['dynamodb:GetItem', 'dynamodb:PutItem'],
+      'table/carapace RATE#*': ['dynamodb:UpdateItem'],
+      Users: ['cognito-idp:AdminDeleteUser', 'cognito-idp:AdminGetUser'],
+    });
   });
 });

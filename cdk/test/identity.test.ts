@@ -1,6 +1,13 @@
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Stack } from 'aws-cdk-lib';
 import { Match } from 'aws-cdk-lib/assertions';
 import { describe, expect, test } from 'vitest';
-import { Synthesised, synthesised } from './synthesised.ts';
+import { parsePolicy } from '../lib/identity/policy.ts';
+import { type Json, Synthesised, synthesised } from './synthesised.ts';
+
+const BRANDING = join(import.meta.dirname, '../branding');
 
 const STACK = 'CarapaceIdentity';
 const app = synthesised('aws');
@@ -8,7 +15,8 @@ const template = app.template(STACK);
 
 describe('users', () => {
   test('sign up with an address that is judged first and proven by a code, and keep it', () => {
-    const [preSignUp] = app.resource(STACK, 'AWS::Lambda::Function');
+    const [preSignUp] = app.resource(STACK, 'AWS::Lambda::Function', /PreSignUp/);
+    const [preToken] = app.resource(STACK, 'AWS::Lambda::Function', /PreToken/);
     template.hasResource('AWS::Cognito::UserPool', {
       DeletionPolicy: 'Retain',
       Properties: {
@@ -18,18 +26,24 @@ describe('users', () => {
         VerificationMessageTemplate: Match.objectLike({ DefaultEmailOption: 'CONFIRM_WITH_CODE' }),
         Schema: [{ Name: 'email', Required: true, Mutable: false }],
         AdminCreateUserConfig: { AllowAdminCreateUserOnly: false },
-        LambdaConfig: { PreSignUp: { 'Fn::GetAtt': [preSignUp, 'Arn'] } },
+        LambdaConfig: {
+          PreSignUp: { 'Fn::GetAtt': [preSignUp, 'Arn'] },
+          PreTokenGenerationConfig: { LambdaArn: { 'Fn::GetAtt': [preToken, 'Arn'] }, LambdaVersion: 'V2_0' },
+        },
         DeletionProtection: 'ACTIVE',
       },
     });
   });
 
-  test('only their own pool may ask pre-sign-up', () => {
+  test.each([/PreSignUp/, /PreToken/])('only their own pool may ask %s', (trigger) => {
     const [pool] = app.resource(STACK, 'AWS::Cognito::UserPool');
-    template.hasResourceProperties('AWS::Lambda::Permission', {
-      Principal: 'cognito-idp.amazonaws.com',
-      SourceArn: { 'Fn::GetAtt': [pool, 'Arn'] },
-    });
+    const [name] = app.resource(STACK, 'AWS::Lambda::Function', trigger);
+    const permissions = Object.values(app.resources(STACK, 'AWS::Lambda::Permission'))
+      .map(({ Properties }) => Properties)
+      .filter(({ FunctionName }) => FunctionName['Fn::GetAtt'][0] === name);
+    expect(permissions).toMatchObject([
+      { Principal: 'cognito-idp.amazonaws.com', SourceArn: { 'Fn::GetAtt': [pool, 'Arn'] } },
+    ]);
   });
 
   test('have strong passwords, and a second factor that is not a text message if they want', () => {
@@ -50,6 +64,36 @@ describe('users', () => {
   });
 });
 
+describe('how users prove themselves', () => {
+  test('is a password or a passkey, and a passkey that asks for a finger or a PIN counts as two factors', () => {
+    template.hasResourceProperties('AWS::Cognito::UserPool', {
+      UserPoolTier: 'ESSENTIALS',
+      Policies: {
+        SignInPolicy: { AllowedFirstAuthFactors: ['PASSWORD', 'WEB_AUTHN'] },
+        PasswordPolicy: { PasswordHistorySize: 5, TemporaryPasswordValidityDays: 1 },
+      },
+      WebAuthnUserVerification: 'required',
+      WebAuthnFactorConfiguration: 'MULTI_FACTOR_WITH_USER_VERIFICATION',
+      WebAuthnRelyingPartyID: Match.absent(),
+    });
+    new Synthesised('aws', { passkeyDomain: 'id.example.com' })
+      .template(STACK)
+      .hasResourceProperties('AWS::Cognito::UserPool', { WebAuthnRelyingPartyID: 'id.example.com' });
+  });
+
+  test.each([
+    ['audit', 'AUDIT'],
+    ['enforced', 'ENFORCED'],
+  ])('is watched by Cognito, %s, on the plan that has it', (threatProtection, AdvancedSecurityMode) => {
+    new Synthesised('aws', { threatProtection })
+      .template(STACK)
+      .hasResourceProperties('AWS::Cognito::UserPool', {
+        UserPoolTier: 'PLUS',
+        UserPoolAddOns: { AdvancedSecurityMode },
+      });
+  });
+});
+
 describe('the client', () => {
   const client = (of: Synthesised) => of.resource(STACK, 'AWS::Cognito::UserPoolClient')[1].Properties;
 
@@ -64,14 +108,89 @@ describe('the client', () => {
   });
 
   test('hands passwords over in the local stage only', () => {
-    expect(client(app).ExplicitAuthFlows).toEqual(['ALLOW_USER_SRP_AUTH', 'ALLOW_REFRESH_TOKEN_AUTH']);
+    expect(client(app).ExplicitAuthFlows).toEqual([
+      'ALLOW_USER_SRP_AUTH',
+      'ALLOW_USER_AUTH',
+      'ALLOW_REFRESH_TOKEN_AUTH',
+    ]);
     expect(client(synthesised('local')).ExplicitAuthFlows).toContain('ALLOW_USER_PASSWORD_AUTH');
   });
 
-  test('has a sign-in page if it is given a name', () => {
-    expect(app.resources(STACK, 'AWS::Cognito::UserPoolDomain')).toEqual({});
-    new Synthesised('aws', { signInDomainPrefix: 'acme-carapace' })
+  test('has a sign-in page with colours and logo of its own if it is given a name', () => {
+    for (const type of ['AWS::Cognito::UserPoolDomain', 'AWS::Cognito::ManagedLoginBranding']) {
+      expect(app.resources(STACK, type)).toEqual({});
+    }
+    const named = new Synthesised('aws', { signInDomainPrefix: 'acme-carapace' });
+    named.template(STACK).hasResourceProperties('AWS::Cognito::UserPoolDomain', {
+      Domain: 'acme-carapace',
+      ManagedLoginVersion: 2,
+    });
+    const { Settings, Assets } = named.resource(STACK, 'AWS::Cognito::ManagedLoginBranding')[1].Properties;
+    expect(Settings.components.primaryButton.lightMode.defaults.backgroundColor).toMatch(/^[0-9a-f]{8}$/);
+    const images = Assets.map(({ Category, ColorMode, Bytes }: Json) => [
+      Category,
+      ColorMode,
+      Buffer.from(Bytes, 'base64').toString().startsWith('<svg xmlns="http://www.w3.org/2000/svg"'),
+    ]);
+    expect(images).toEqual([
+      ['FORM_LOGO', 'LIGHT', true],
+      ['FORM_LOGO', 'DARK', true],
+      ['FAVICON_SVG', 'DYNAMIC', true],
+    ]);
+    // Cognito takes no more than this for all of it.
+    expect(JSON.stringify({ Settings, Assets }).length).toBeLessThan(2_000_000);
+  });
+
+  test('every colour of the sign-in page is one', () => {
+    const colours = [...readFileSync(join(BRANDING, 'settings.json'), 'utf8').matchAll(/[cC]olor": "([^"]*)"/g)];
+    expect(colours.length).toBeGreaterThan(10);
+    for (const [, colour] of colours) expect(colour).toMatch(/^[0-9a-f]{8}$/);
+  });
+
+  test('has a sign-in page that looks as its files say, or none', () => {
+    const page = (brandingDir: string) => () =>
+      new Synthesised('aws', { signInDomainPrefix: 'acme-carapace', brandingDir });
+    expect(page('/nowhere')).toThrow(/brandingDir: \/nowhere\/settings\.json cannot be read: ENOENT/);
+    const dir = mkdtempSync(join(tmpdir(), 'branding-'));
+    writeFileSync(join(dir, 'settings.json'), '{');
+    expect(page(dir)).toThrow(/settings\.json is not JSON/);
+  });
+});
+
+describe('the policy', () => {
+  test('is in a parameter, as it was checked', () => {
+    const [parameter, { Properties }] = app.resource(STACK, 'AWS::SSM::Parameter');
+    expect(Properties).toMatchObject({ Name: '/carapace/sign-up-policy', Tier: 'Intelligent-Tiering' });
+    expect(parsePolicy(Properties.Value)).toMatchObject({ policy: { allowed_domains: ['example.com', 'example.org'] } });
+    template.hasResourceProperties('AWS::Lambda::Function', {
+      FunctionName: 'carapace-pre-sign-up',
+      Environment: { Variables: { SIGN_UP_POLICY_PARAMETER: { Ref: parameter }, TABLE_NAME: 'carapace' } },
+    });
+  });
+
+  test('is judged with the table of the control plane, whose stack comes later', () => {
+    expect(app.resource('CarapaceControlPlane', 'AWS::DynamoDB::GlobalTable')[1].Properties.TableName).toBe('carapace');
+    const identity = app.app.node.findChild(STACK) as Stack;
+    expect(identity.dependencies.map(({ node }) => node.id)).toEqual([]);
+  });
+});
+
+describe('mail', () => {
+  test('needs both a sender and the region whose SES knows it', () => {
+    expect(() => new Synthesised('aws', { mailFrom: 'no-reply@example.com' })).toThrow(/sesRegion: is missing/);
+    expect(() => new Synthesised('aws', { sesRegion: 'eu-west-1' })).toThrow(/mailFrom: is missing/);
+  });
+
+  test('is sent through SES if it is told from whom', () => {
+    expect(app.resource(STACK, 'AWS::Cognito::UserPool')[1].Properties.EmailConfiguration).toBeUndefined();
+    new Synthesised('aws', { mailFrom: 'no-reply@example.com', sesRegion: 'eu-west-1' })
       .template(STACK)
-      .hasResourceProperties('AWS::Cognito::UserPoolDomain', { Domain: 'acme-carapace' });
+      .hasResourceProperties('AWS::Cognito::UserPool', {
+        EmailConfiguration: {
+          EmailSendingAccount: 'DEVELOPER',
+          From: 'Carapace <no-reply@example.com>',
+          SourceArn: { 'Fn::Join': ['', Match.arrayWith([Match.stringLikeRegexp('ses:eu-west-1'), Match.stringLikeRegexp('identity/example.com')])] },
+        },
+      });
   });
 });

@@ -18,9 +18,10 @@ function differences(path: string, aws: Json, local: Json): Difference[] {
   );
 }
 
-/** Both for the same account, so that only the stage is left, and what only one stage allows. */
-const aws = new Synthesised('aws', ENVIRONMENT);
-const local = new Synthesised('local', { ...ENVIRONMENT, faultDir: '/faults' });
+/** Both for the same account and as patient, so that only the stage is left, and what only one stage allows. */
+const ALIKE = { ...ENVIRONMENT, turnSliceSeconds: '240' };
+const aws = new Synthesised('aws', ALIKE);
+const local = new Synthesised('local', { ...ALIKE, faultDir: '/faults' });
 
 const found = STACKS.flatMap((stack) => {
   const [a, b] = [normalised(aws.json(stack)), normalised(local.json(stack))];

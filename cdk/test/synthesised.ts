@@ -8,7 +8,17 @@ import { carapace } from '../lib/carapace.ts';
 import { readConfig } from '../lib/config.ts';
 import type { StageName } from '../lib/stage.ts';
 
-export const BINARIES = ['sandbox-claim', 'sandbox-bind', 'sandbox-announce', 'pre-sign-up'];
+export const BINARIES = [
+  'sandbox-claim',
+  'sandbox-bind',
+  'sandbox-announce',
+  'slack-ingress',
+  'slack-reply',
+  'conversation-accept',
+  'conversation-turn',
+  'pre-sign-up',
+  'pre-token',
+];
 export const STACKS = ['CarapaceNetwork', 'CarapaceCluster', 'CarapaceControlPlane', 'CarapaceIdentity'] as const;
 export type StackName = (typeof STACKS)[number];
 
@@ -16,6 +26,7 @@ export type StackName = (typeof STACKS)[number];
 export const GIVEN = {
   allowedEmailDomains: 'example.com,example.org',
   modelGatewayUrl: 'http://models.internal.example.com:4000',
+  signUpUrl: 'https://agents.example.com/',
 };
 /** So that both stages are for the same account. */
 export const ENVIRONMENT = { account: '111122223333', region: 'eu-central-1' };

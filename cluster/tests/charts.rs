@@ -51,11 +51,37 @@ fn model_gateway() -> Chart {
         .values("tests/local/values/model-gateway.yaml")
 }
 
+/// The stand-in that has the real LiteLLM behind it.
+fn model_gateway_with_litellm() -> Chart {
+    let file = "cluster/charts/model-gateway/files/config.yaml";
+    let config =
+        fs::read_to_string(helm::repository().join(file)).expect("LiteLLM's configuration");
+    model_gateway()
+        .values("tests/local/values/model-gateway-litellm.yaml")
+        .set("litellm.config", &json!(config))
+}
+
+fn production_model_gateway() -> Chart {
+    Chart::new("cluster/charts/model-gateway", "model-gateway")
+        .values("cluster/tests/values/model-gateway.yaml")
+}
+
+fn slack() -> Chart {
+    Chart::new("tests/stand-ins/slack-chart", "slack").values("tests/local/values/slack.yaml")
+}
+
 fn every_chart() -> Vec<Rendered> {
-    [production(), local(), model_gateway()]
-        .iter()
-        .map(|chart| chart.render().expect("renders"))
-        .collect()
+    [
+        production(),
+        local(),
+        model_gateway(),
+        model_gateway_with_litellm(),
+        production_model_gateway(),
+        slack(),
+    ]
+    .iter()
+    .map(|chart| chart.render().expect("renders"))
+    .collect()
 }
 
 /// The example network policies, by the namespace after which their file is named.
@@ -116,10 +142,16 @@ fn every_pod() -> Vec<PodSpec> {
     }
     assert_eq!(
         pods.len(),
-        4,
-        "two templates in production, one locally, and the model gateway"
+        7,
+        "two templates in production, one locally, three model gateways and Slack"
     );
     pods
+}
+
+fn is_an_agents(pod: &PodSpec) -> bool {
+    pod.containers
+        .iter()
+        .any(|container| container.name == "agentd")
 }
 
 fn container<'a>(pod: &'a PodSpec, name: &str) -> &'a Container {
@@ -178,6 +210,21 @@ fn the_local_stack_renders_as_recorded() {
 #[test]
 fn the_model_gateways_stand_in_renders_as_recorded() {
     insta::assert_snapshot!(model_gateway().render().expect("renders").text);
+}
+
+#[test]
+fn the_stand_in_before_litellm_renders_as_recorded() {
+    insta::assert_snapshot!(model_gateway_with_litellm().render().expect("renders").text);
+}
+
+#[test]
+fn a_production_model_gateway_renders_as_recorded() {
+    insta::assert_snapshot!(production_model_gateway().render().expect("renders").text);
+}
+
+#[test]
+fn slacks_stand_in_renders_as_recorded() {
+    insta::assert_snapshot!(slack().render().expect("renders").text);
 }
 
 #[test]
@@ -244,7 +291,7 @@ fn a_misspelt_or_misplaced_field_is_found_wherever_it_is() {
 
 #[test]
 fn only_agentd_sees_the_users_key_and_the_trusted_keys() {
-    for pod in every_pod().iter().filter(|pod| pod.containers.len() == 2) {
+    for pod in every_pod().iter().filter(|pod| is_an_agents(pod)) {
         assert_eq!(pod.init_containers, None);
         assert_eq!(
             pod.share_process_namespace,
@@ -281,7 +328,7 @@ fn only_agentd_sees_the_users_key_and_the_trusted_keys() {
 
 #[test]
 fn the_agents_pod_is_ready_when_agentd_says_so() {
-    for pod in every_pod().iter().filter(|pod| pod.containers.len() == 2) {
+    for pod in every_pod().iter().filter(|pod| is_an_agents(pod)) {
         let agentd = container(pod, "agentd");
         let port = &agentd.ports.as_deref().expect("ports")[0];
         assert_eq!(port.container_port, 18790);
@@ -310,6 +357,12 @@ fn no_secret_reaches_a_container_through_its_environment() {
             assert_eq!(container.env_from, None);
             for variable in container.env.as_deref().unwrap_or_default() {
                 let source = variable.value_from.clone().unwrap_or_default();
+                // LiteLLM takes these from nowhere else, and no agent's code runs beside it.
+                let litellms = ["LITELLM_MASTER_KEY", "DATABASE_URL", "LITELLM_SALT_KEY"];
+                if container.name == "litellm" && litellms.contains(&variable.name.as_str()) {
+                    assert_eq!(variable.value, None, "{}", variable.name);
+                    continue;
+                }
                 assert_eq!(source.secret_key_ref, None, "{}", variable.name);
                 assert_eq!(source.config_map_key_ref, None, "{}", variable.name);
             }
@@ -359,8 +412,9 @@ fn every_pod_has_no_token_no_root_and_no_capability() {
             assert!(harmless, "{} reaches outside of the pod", volume.name);
         }
     }
-    let stand_in = Chart::new("tests/stand-ins/chart", "model-gateway");
-    for rendered in [production(), stand_in]
+    let gateway = Chart::new("tests/stand-ins/chart", "model-gateway");
+    let slack = Chart::new("tests/stand-ins/slack-chart", "slack");
+    for rendered in [production(), production_model_gateway(), gateway, slack]
         .iter()
         .map(|chart| chart.render().expect("renders"))
     {
@@ -789,6 +843,7 @@ fn a_function_may_touch_claims_and_nothing_that_looks_into_a_vm() {
     let expected = [
         ("sandbox-claim", "carapace:sandbox-claim"),
         ("sandbox-bind", "carapace:sandbox-bind"),
+        ("conversation-turn", "carapace:conversation-turn"),
     ];
     assert_eq!(
         groups,
@@ -905,5 +960,112 @@ fn values_that_would_not_work_are_refused_with_the_reason() {
             said.contains(reason),
             "expected {reason:?}, but Helm said: {said}"
         );
+    }
+}
+
+/// LiteLLM's configuration, as the chart gives it to LiteLLM.
+fn litellm_config(rendered: &Rendered) -> Value {
+    let map = rendered.custom("v1", "ConfigMap").remove(0);
+    let text = map["data"]["config.yaml"].as_str().expect("a file");
+    serde_saphyr::from_str(text).expect("YAML")
+}
+
+#[test]
+fn litellm_gets_the_configuration_that_is_tested_and_a_guardrail_only_if_one_is_named() {
+    let file = helm::repository().join("cluster/charts/model-gateway/files/config.yaml");
+    let text = fs::read_to_string(file).expect("LiteLLM's configuration");
+    let tested: Value = serde_saphyr::from_str(&text).expect("YAML");
+    let without = production_model_gateway()
+        .set("bedrock.guardrail", &json!({"id": "", "version": ""}))
+        .render()
+        .expect("renders");
+    assert_eq!(litellm_config(&without), tested);
+
+    let mut with = litellm_config(&production_model_gateway().render().expect("renders"));
+    let models = with["model_list"].as_array_mut().expect("models");
+    for model in models {
+        let params = model["litellm_params"].as_object_mut().expect("parameters");
+        let guardrail = params.remove("guardrailConfig").expect("a guardrail");
+        assert_eq!(guardrail["guardrailIdentifier"], "gr1a2b3c4d5e");
+        assert_eq!(guardrail["guardrailVersion"], "3");
+    }
+    assert_eq!(with, tested);
+    assert_eq!(
+        litellm_config(&model_gateway_with_litellm().render().expect("renders")),
+        tested,
+        "the local stack runs the same"
+    );
+}
+
+#[test]
+fn agents_ask_for_a_model_that_litellm_has() {
+    let agents = production().render().expect("renders");
+    let pod = sandbox_pods(&agents).remove(0).spec.expect("a spec");
+    let env = container(&pod, "agentd").env.clone().expect("variables");
+    let asked = env.iter().find(|entry| entry.name == "AGENTD_MODEL");
+    let asked = asked
+        .and_then(|entry| entry.value.as_deref())
+        .expect("a model");
+    let config = litellm_config(&production_model_gateway().render().expect("renders"));
+    let models = config["model_list"].as_array().expect("models");
+    assert!(
+        models.iter().any(|model| model["model_name"] == asked),
+        "{asked}"
+    );
+}
+
+#[test]
+fn the_model_gateway_has_no_aws_key_and_reaches_nothing_but_what_it_needs() {
+    let rendered = production_model_gateway().render().expect("renders");
+    assert!(!rendered.text.contains("AWS_ACCESS_KEY_ID"));
+    assert!(!rendered.text.contains("AWS_SECRET_ACCESS_KEY"));
+    let policies = rendered.of::<NetworkPolicy>();
+    let all = policy(&policies, "deny-all").and_then(|policy| policy.spec.clone());
+    let all = all.expect("a policy");
+    assert_eq!((all.ingress, all.egress), (None, None));
+    let litellm = policy(&policies, "litellm").and_then(|policy| policy.spec.clone());
+    let egress = litellm.and_then(|spec| spec.egress).expect("rules");
+    let ranges: Vec<String> = egress
+        .iter()
+        .flat_map(|rule| rule.to.clone().unwrap_or_default())
+        .filter_map(|peer| peer.ip_block.map(|block| block.cidr))
+        .collect();
+    assert_eq!(
+        ranges,
+        ["169.254.170.23/32", "10.0.48.0/20", "10.0.64.0/24"]
+    );
+
+    let closed = Chart::new("cluster/charts/model-gateway", "model-gateway")
+        .set("bedrock.region", &json!("eu-west-1"))
+        .set("bedrock.model", &json!("m"))
+        .render()
+        .expect("renders");
+    let policies = closed.of::<NetworkPolicy>();
+    let litellm = policy(&policies, "litellm").and_then(|policy| policy.spec.clone());
+    let egress = litellm.and_then(|spec| spec.egress).expect("rules");
+    assert_eq!(egress.len(), 2, "DNS and Pod Identity: {egress:?}");
+}
+
+#[test]
+fn a_model_gateway_without_a_model_or_with_half_a_guardrail_is_refused() {
+    for (key, value, reason) in [
+        ("bedrock.region", json!(""), "bedrock.region is empty"),
+        ("bedrock.model", json!(""), "bedrock.model is empty"),
+        (
+            "bedrock.guardrail.version",
+            json!(""),
+            "guardrail.version is empty",
+        ),
+        ("bedrock.guardrail.id", json!(""), "guardrail.id is empty"),
+        (
+            "controlPlane.cidrs",
+            json!(["0.0.0.0/0"]),
+            "which is everybody",
+        ),
+        ("replicas", json!(0), "replicas"),
+        ("masterKeys", json!({}), "masterKeys"),
+    ] {
+        let said = refusal(&production_model_gateway().set(key, &value));
+        assert!(said.contains(reason), "{key}: {said}");
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use jsonschema::Validator;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PodSpec, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PodSpec, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -82,6 +82,7 @@ fn core_kind(api_version: &str, kind: &str, object: &Value) -> Vec<String> {
         ("v1", "ConfigMap") => lost::<ConfigMap>(object, ""),
         ("v1", "Namespace") => lost::<Namespace>(object, ""),
         ("v1", "Service") => lost::<Service>(object, ""),
+        ("v1", "ServiceAccount") => lost::<ServiceAccount>(object, ""),
         ("apps/v1", "Deployment") => lost::<Deployment>(object, ""),
         ("networking.k8s.io/v1", "NetworkPolicy") => lost::<NetworkPolicy>(object, ""),
         ("node.k8s.io/v1", "RuntimeClass") => lost::<RuntimeClass>(object, ""),

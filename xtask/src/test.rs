@@ -1,6 +1,7 @@
 //! `cargo xtask test`: a list of jobs, each of which counts what passed and what failed.
 
 mod count;
+mod fuzz;
 mod jobs;
 
 use std::time::Instant;

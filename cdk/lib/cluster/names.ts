@@ -8,6 +8,7 @@ export const CLUSTER_NAME = 'carapace';
 export const GROUPS = {
   sandboxClaim: 'carapace:sandbox-claim',
   sandboxBind: 'carapace:sandbox-bind',
+  conversationTurn: 'carapace:conversation-turn',
 } as const;
 
 /** Where agentd listens in every agent's pod. */

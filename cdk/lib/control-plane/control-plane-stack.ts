@@ -1,20 +1,27 @@
 import { CfnOutput, Duration, RemovalPolicy, Stack, Validations } from 'aws-cdk-lib';
+import type * as cognito from 'aws-cdk-lib/aws-cognito';
 import type * as ec2 from 'aws-cdk-lib/aws-ec2';
 import type * as eks from 'aws-cdk-lib/aws-eks-v2';
 import * as events from 'aws-cdk-lib/aws-events';
 import * as kms from 'aws-cdk-lib/aws-kms';
 import * as secretsmanager from 'aws-cdk-lib/aws-secretsmanager';
+import type * as ssm from 'aws-cdk-lib/aws-ssm';
 import type { Construct } from 'constructs';
 import type { Config } from '../config.ts';
+import { Conversation } from '../conversation/conversation.ts';
 import { Sandbox } from '../sandbox/sandbox.ts';
+import { Slack } from '../slack/slack.ts';
 import { agentsTable } from './agents-table.ts';
 import { Alarms } from './alarms.ts';
+import { BUS_NAME } from './names.ts';
 
 export interface ControlPlaneStackProps {
   readonly config: Config;
   readonly vpc: ec2.IVpc;
   readonly cluster: eks.ICluster;
   readonly clusterClients: ec2.ISecurityGroup;
+  readonly users: cognito.IUserPool;
+  readonly signUpPolicy: ssm.IStringParameter;
 }
 
 /** The bus, what is remembered and kept secret, and the capabilities that work with both. */
@@ -35,14 +42,16 @@ export class ControlPlaneStack extends Stack {
     new CfnOutput(this, 'ModelGatewaySecretArn', { value: modelGatewaySecretArn });
     new CfnOutput(this, 'AlarmTopicArn', { value: alarms.topic.topicArn });
 
-    new Sandbox(this, 'Sandbox', { ...props, bus, table, signingKey, modelGatewaySecretArn, alarms });
+    const sandbox = new Sandbox(this, 'Sandbox', { ...props, bus, table, signingKey, modelGatewaySecretArn, alarms });
+    const slack = new Slack(this, 'Slack', { config, bus, table, alarms });
+    new Conversation(this, 'Conversation', { ...props, bus, table, signingKey, sandbox, slack, alarms });
   }
 }
 
 /** The one bus on which everything that happens is said. */
 function factBus(scope: Construct): events.EventBus {
   const bus = new events.EventBus(scope, 'Bus', {
-    eventBusName: 'carapace',
+    eventBusName: BUS_NAME,
     description: 'Facts about agents: docs/events.md',
   });
   bus.archive('Archive', {

@@ -23,6 +23,7 @@ pub mod config;
 mod control;
 mod files;
 mod gateway;
+mod model_error;
 pub mod openclaw_config;
 mod proxy;
 pub mod secret;

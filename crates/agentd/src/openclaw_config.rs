@@ -22,8 +22,6 @@ pub const WARM_AGENT: &str = "warm";
 /// The name of the file in the shared directory.
 pub const FILE_NAME: &str = "openclaw.json";
 
-/// What OpenClaw sends as its API key. The proxy throws it away and adds the user's.
-const PLACEHOLDER_KEY: &str = "sk-placeholder";
 const PROVIDER: &str = "agentd";
 /// Thrown away with the pod: no snapshot holds what the warming turn leaves.
 const WARM_WORKSPACE: &str = "/tmp/warm";
@@ -73,7 +71,9 @@ pub fn render(settings: &Settings<'_>) -> Value {
             "providers": {
                 PROVIDER: {
                     "baseUrl": format!("http://{model_proxy}/v1"),
-                    "apiKey": PLACEHOLDER_KEY,
+                    // No apiKey: the proxy adds the user's. One that were refused would be put aside by
+                    // OpenClaw, for ten minutes to a day where a budget was used up, and then even a
+                    // new key or budget behind the proxy would not be tried.
                     "api": "openai-completions",
                     "models": [{
                         "id": model,

@@ -2,7 +2,8 @@
 //!
 //! A call comes in from the agent, loses whatever credentials and odd headers it brought, gets the
 //! user's key, and goes to the model gateway; the answer streams back as it comes. The gateway's
-//! errors are the agent's to see: they are passed on as they are. An answer that begins with this
+//! errors are the agent's to see: they are passed on as they are. What they mean is noted for the
+//! turns under way on the way, before the agent hears of them. An answer that begins with this
 //! proxy's own trouble has OpenAI's error form, since OpenAI clients read it, with one of our
 //! stable names as its code.
 
@@ -16,9 +17,10 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use carapace_core::UserKey;
 use carapace_core::agentd::{ErrorName, ModelKey};
+use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{HeaderMap, Method, StatusCode};
@@ -26,8 +28,9 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Shared;
-use crate::activity::{Activity, Call};
+use crate::activity::Call;
 use crate::body;
+use crate::model_error;
 use crate::usage::Meter;
 use crate::warm;
 
@@ -40,6 +43,8 @@ const MAX_HELD: usize = 8;
 /// How long one request too many waits to be let in. A request is let go when the gateway has it,
 /// not when it is answered, so long answers don't use this up.
 const HELD_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long an error's words may take; an answer that is no error streams on as it comes.
+const ERROR_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the gateway may take to begin its answer; once begun, it may take as long as it likes.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(10);
 
@@ -132,7 +137,7 @@ async fn models(State(proxy): State<Proxy>, request: Request) -> Result<Response
 }
 
 async fn pass_on(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     method: Method,
     path: &'static str,
     headers: &HeaderMap,
@@ -147,20 +152,16 @@ async fn pass_on(
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => {
             tracing::warn!(%path, error = %error.chain(), "the model gateway can't be reached");
+            shared.turns.model_failed(ErrorName::ModelUnavailable);
             return Err(ErrorName::GatewayUnreachable.into());
         }
         Err(_) => {
             tracing::warn!(%path, timeout = ?ANSWER_TIMEOUT, "the model gateway does not answer");
+            shared.turns.model_failed(ErrorName::ModelUnavailable);
             return Err(ErrorName::GatewayUnreachable.into());
         }
     };
-    Ok(answer_of(
-        answer,
-        binding.user_key,
-        path,
-        shared.activity.clone(),
-        call,
-    ))
+    Ok(answer_of(answer, binding.user_key, path, Arc::clone(shared), call).await)
 }
 
 fn copy_and_authorize(
@@ -181,29 +182,38 @@ fn copy_and_authorize(
     Ok(())
 }
 
-fn answer_of(
+async fn answer_of(
     answer: hyper::Response<Incoming>,
     user: UserKey,
     path: &'static str,
-    activity: Activity,
+    shared: Arc<Shared>,
     call: Call,
 ) -> Response {
-    let (head, body) = answer.into_parts();
+    let (head, mut body) = answer.into_parts();
     let content_type = head
         .headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
     let is_stream = content_type.is_some_and(|kind| kind.starts_with("text/event-stream"));
     let status = head.status;
+    let begin = if status.is_success() {
+        Bytes::new()
+    } else {
+        let begin = begin_of_error(&mut body).await;
+        if let Some(name) = model_error::of_answer(status.as_u16(), &begin) {
+            shared.turns.model_failed(name);
+        }
+        begin
+    };
     let seen = Seen {
         meter: Meter::new(is_stream),
-        activity,
+        shared,
         user,
         path,
         status,
         _call: call,
     };
-    let mut response = Response::new(Body::new(Passing { body, seen }));
+    let mut response = Response::new(Body::new(Passing { begin, body, seen }));
     *response.status_mut() = status;
     for name in PASSED_BACK {
         let name = HeaderName::from_static(name);
@@ -214,8 +224,30 @@ fn answer_of(
     response
 }
 
+/// An error's words, or their begin: they have to be understood before the agent hears of them, since
+/// it may end its turn at once.
+async fn begin_of_error(body: &mut Incoming) -> Bytes {
+    let mut begin = BytesMut::new();
+    let reading = async {
+        while begin.len() < model_error::MOST_READ {
+            // An error that breaks off has said what it has said.
+            let Some(Ok(frame)) = body.frame().await else {
+                return;
+            };
+            if let Some(bytes) = frame.data_ref() {
+                begin.extend_from_slice(bytes);
+            }
+        }
+    };
+    // What comes later is passed on later.
+    let _ = tokio::time::timeout(ERROR_TIMEOUT, reading).await;
+    begin.freeze()
+}
+
 /// An answer on its way, frame by frame as the gateway sends it.
 struct Passing {
+    /// What was read of it already.
+    begin: Bytes,
     body: Incoming,
     seen: Seen,
 }
@@ -228,38 +260,77 @@ impl HttpBody for Passing {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if !self.begin.is_empty() {
+            let begin = std::mem::take(&mut self.begin);
+            return Poll::Ready(Some(Ok(Frame::data(begin))));
+        }
         let frame = Pin::new(&mut self.body).poll_frame(context);
-        if let Poll::Ready(Some(Ok(frame))) = &frame
-            && let Some(bytes) = frame.data_ref()
-        {
-            self.seen.meter.see(bytes);
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(bytes) = frame.data_ref() {
+                    self.seen.look_at(bytes);
+                }
+            }
+            Poll::Ready(Some(Err(_))) => self.seen.broke_off(),
+            Poll::Ready(None) => self.seen.ended(),
+            Poll::Pending => {}
         }
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.begin.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let begin = self.begin.len() as u64;
+        let rest = self.body.size_hint();
+        let mut whole = SizeHint::new();
+        whole.set_lower(rest.lower() + begin);
+        if let Some(upper) = rest.upper() {
+            whole.set_upper(upper + begin);
+        }
+        whole
     }
 }
 
 /// What an answer showed. It is counted when the answer ends or the agent turns away from it.
 struct Seen {
     meter: Meter,
-    activity: Activity,
+    shared: Arc<Shared>,
     user: UserKey,
     path: &'static str,
     status: StatusCode,
     _call: Call,
 }
 
+impl Seen {
+    fn look_at(&mut self, bytes: &[u8]) {
+        self.meter.see(bytes);
+        if let Some(name) = self.meter.error() {
+            self.shared.turns.model_failed(name);
+        }
+    }
+
+    /// A stream that says neither that it is done nor what went wrong has broken off.
+    fn ended(&mut self) {
+        if self.meter.is_unfinished() {
+            self.broke_off();
+        }
+    }
+
+    fn broke_off(&self) {
+        if self.status.is_success() {
+            tracing::warn!(path = self.path, "the model's answer broke off");
+            self.shared.turns.model_failed(ErrorName::ModelUnavailable);
+        }
+    }
+}
+
 impl Drop for Seen {
     fn drop(&mut self) {
         let tokens = self.meter.finish();
-        self.activity.used(tokens);
+        self.shared.activity.used(tokens);
         tracing::info!(
             user_key = %self.user,
             path = self.path,

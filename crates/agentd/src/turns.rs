@@ -26,11 +26,12 @@ pub(crate) mod routes;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use carapace_core::agentd::ActivityPhase;
+use carapace_core::agentd::{ActivityPhase, ErrorName};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use book::{Book, Heard};
+use crate::model_error;
+use book::{Book, Fault, Heard};
 
 /// The session that a conversation is to OpenClaw. The agent's name is fixed here and the
 /// conversation's charset has no colon: no caller can name a session that is something else.
@@ -66,6 +67,12 @@ impl Turns {
         if self.book().heard(run, heard) {
             self.ring();
         }
+    }
+
+    /// Notes that the model's gateway answered a call with an error.
+    pub(crate) fn model_failed(&self, name: ErrorName) {
+        tracing::warn!(error = ?name, "a model call failed");
+        self.book().model_failed(name);
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -106,6 +113,11 @@ fn heard<'a>(event: &str, payload: &'a Value) -> Option<(&'a str, Heard)> {
     let run = payload["runId"].as_str()?;
     let data = &payload["data"];
     let heard = match (event, payload["stream"].as_str(), payload["state"].as_str()) {
+        ("agent", Some("assistant"), _) if data["replace"] == true && data["text"] == "" => {
+            Heard::TakenBack {
+                message: data["itemId"].as_str().map(str::to_owned),
+            }
+        }
         ("agent", Some("assistant"), _) => Heard::Said {
             message: data["itemId"].as_str().map(str::to_owned),
             text: data["text"].as_str()?.to_owned(),
@@ -126,10 +138,18 @@ fn heard<'a>(event: &str, payload: &'a Value) -> Option<(&'a str, Heard)> {
             Heard::Answered(history::text(&payload["message"]["content"]))
         }
         ("chat", _, Some("aborted")) => Heard::Aborted,
-        ("chat", _, Some("error")) => Heard::Failed,
+        ("chat", _, Some("error")) => Heard::Failed(fault(&payload["errorDetail"])),
         _ => return None,
     };
     Some((run, heard))
+}
+
+/// OpenClaw adds a detail to the error of a run whose last model call failed.
+fn fault(detail: &Value) -> Fault {
+    match detail["failoverReason"].as_str() {
+        Some(reason) => Fault::Model(model_error::of_reason(reason)),
+        None => Fault::Other,
+    }
 }
 
 #[cfg(test)]
@@ -201,7 +221,29 @@ mod tests {
             (
                 "chat",
                 json!({"state": "error", "errorMessage": "no"}),
-                Some(Heard::Failed),
+                Some(Heard::Failed(Fault::Other)),
+            ),
+            (
+                "chat",
+                json!({"state": "error", "errorMessage": "no", "errorKind": "rate_limit",
+                    "errorDetail": {"provider": "agentd", "failoverReason": "rate_limit"}}),
+                Some(Heard::Failed(Fault::Model(Some(
+                    ErrorName::ModelRateLimited,
+                )))),
+            ),
+            (
+                "chat",
+                json!({"state": "error", "errorMessage": "no",
+                    "errorDetail": {"provider": "agentd", "failoverReason": "format"}}),
+                Some(Heard::Failed(Fault::Model(None))),
+            ),
+            (
+                "agent",
+                json!({"stream": "assistant",
+                    "data": {"text": "", "delta": "", "replace": true, "itemId": "a39:1"}}),
+                Some(Heard::TakenBack {
+                    message: Some("a39:1".to_owned()),
+                }),
             ),
             ("session.message", json!({"state": "final"}), None),
             ("agent", json!({"stream": "assistant", "data": null}), None),

@@ -1,9 +1,11 @@
-//! Reading `usage` off an answer while it passes by.
+//! Reading `usage` off an answer while it passes by, and whether it came to an end.
 //!
 //! The bytes go on untouched and at once; this only looks at them. What can't be read isn't counted.
 
-use carapace_core::agentd::TokenCount;
+use carapace_core::agentd::{ErrorName, TokenCount};
 use serde::Deserialize;
+
+use crate::model_error;
 
 /// A line of a stream that is longer than this is passed over; the last one, with the usage, is short.
 const MAX_LINE: usize = 256 * 1024;
@@ -30,6 +32,9 @@ pub(crate) struct Meter {
     pending: Vec<u8>,
     too_long: bool,
     tokens: TokenCount,
+    /// The stream has said that it is done, or why it is not.
+    has_ended: bool,
+    error: Option<ErrorName>,
 }
 
 impl Meter {
@@ -39,6 +44,8 @@ impl Meter {
             pending: Vec::new(),
             too_long: false,
             tokens: TokenCount::default(),
+            has_ended: false,
+            error: None,
         }
     }
 
@@ -54,6 +61,19 @@ impl Meter {
             rest = &rest[end + 1..];
         }
         self.keep(rest, MAX_LINE);
+    }
+
+    /// The error that the stream has told since this was last asked.
+    pub(crate) fn error(&mut self) -> Option<ErrorName> {
+        self.error.take()
+    }
+
+    /// Whether it is a stream that lacks its end.
+    pub(crate) fn is_unfinished(&mut self) -> bool {
+        if self.is_stream {
+            self.take_line();
+        }
+        self.is_stream && !self.has_ended
     }
 
     /// What the answer used, as far as it was seen.
@@ -80,7 +100,10 @@ impl Meter {
         let line = std::mem::take(&mut self.pending);
         let too_long = std::mem::take(&mut self.too_long);
         if let (false, Some(json)) = (too_long, line.strip_prefix(b"data:")) {
+            let json = json.trim_ascii();
             self.count(json);
+            self.error = self.error.or(model_error::of_event(json));
+            self.has_ended = self.has_ended || json == b"[DONE]" || self.error.is_some();
         }
     }
 
@@ -183,5 +206,23 @@ mod tests {
                 completion: 2
             }
         );
+    }
+
+    #[test]
+    fn a_stream_that_does_not_come_to_its_end_is_told_from_one_that_does() {
+        let error = "data: {\"error\":{\"message\":\"slow\",\"code\":\"429\"}}";
+        for (is_stream, text, unfinished, name) in [
+            (true, STREAM, false, None),
+            (true, "data: [DONE]", false, None),
+            (true, "data: {\"choices\":[]}\n\n", true, None),
+            (true, "", true, None),
+            (true, error, false, Some(ErrorName::ModelRateLimited)),
+            (false, "{\"choices\":[]}", false, None),
+        ] {
+            let mut meter = Meter::new(is_stream);
+            meter.see(text.as_bytes());
+            assert_eq!(meter.is_unfinished(), unfinished, "{text}");
+            assert_eq!(meter.error(), name, "{text}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Calls to `agentd`, the daemon in a sandbox.
 
+mod events;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::OnceLock,
@@ -7,24 +9,29 @@ use std::{
 };
 
 use carapace_core::{
-    SandboxName,
+    SandboxName, TurnId, UserKey,
     agentd::{
         BIND_PATH, BIND_SUBJECT, BindRequest, BindResponse, ErrorBody, ErrorName, PORT,
-        TOKEN_ISSUER, TOKEN_MAX_SECONDS, TokenClaims,
+        TOKEN_ISSUER, TOKEN_MAX_SECONDS, TURN_SUBJECT, TURNS_PATH, TokenClaims, TurnEvent,
+        TurnRequest,
     },
-    ports::{Agentd, BindTrouble},
+    ports::{Agentd, BindTrouble, TurnStream, TurnTrouble, Turns},
     quoted,
 };
 use http::Method;
 use jiff::Timestamp;
 
+use self::events::Parser;
 use crate::{
-    http::{Answer, JsonClient},
+    http::{Answer, JsonClient, Lines, Opened},
     jwt::TokenSigner,
 };
 
 /// How long `agentd` may take. It answers from memory; a pod that is gone doesn't answer at all.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a turn may be silent. `agentd` sends a sign of life every 15 seconds.
+const SILENCE: Duration = Duration::from_secs(40);
 
 /// The daemons of all sandboxes. Calls go to a pod's address over plain HTTP: the token is good for
 /// one sandbox and one minute, and the pod network is closed to everybody else.
@@ -53,10 +60,8 @@ impl Agentd for AgentdClient {
         address: IpAddr,
         request: &BindRequest,
     ) -> Result<(), BindTrouble> {
-        let token = self
-            .signer
-            .sign(&claims(sandbox, request, Timestamp::now()))
-            .await?;
+        let claims = claims(BIND_SUBJECT, sandbox, &request.user_key, Timestamp::now());
+        let token = self.signer.sign(&claims).await?;
         let client = self.client.get_or_init(|| JsonClient::new(PATIENCE));
         let url = format!("http://{}{BIND_PATH}", SocketAddr::new(address, self.port));
         let answer = client
@@ -66,12 +71,99 @@ impl Agentd for AgentdClient {
     }
 }
 
-fn claims(sandbox: &SandboxName, request: &BindRequest, now: Timestamp) -> TokenClaims {
+impl AgentdClient {
+    /// Calls for a turn, and follows it.
+    async fn follow(
+        &self,
+        sandbox: &SandboxName,
+        address: IpAddr,
+        user: &UserKey,
+        call: (Method, String, Option<&TurnRequest>),
+    ) -> Result<TurnEvents, TurnTrouble> {
+        let (method, path, request) = call;
+        let claims = claims(TURN_SUBJECT, sandbox, user, Timestamp::now());
+        let token = self.signer.sign(&claims).await?;
+        let client = self.client.get_or_init(|| JsonClient::new(PATIENCE));
+        let url = format!("http://{}{path}", SocketAddr::new(address, self.port));
+        let opened = client
+            .open(method, &url, token.expose(), request, SILENCE)
+            .await;
+        match opened.map_err(|error| TurnTrouble::Unreachable(format!("{url}: {error}")))? {
+            Opened::Stream(lines) => Ok(TurnEvents {
+                lines,
+                parser: Parser::default(),
+            }),
+            Opened::Answer(answer) => Err(refusal(&answer)),
+        }
+    }
+}
+
+impl Turns for AgentdClient {
+    type Stream = TurnEvents;
+
+    async fn begin(
+        &self,
+        sandbox: &SandboxName,
+        address: IpAddr,
+        user: &UserKey,
+        request: &TurnRequest,
+    ) -> Result<TurnEvents, TurnTrouble> {
+        let call = (Method::POST, TURNS_PATH.to_owned(), Some(request));
+        self.follow(sandbox, address, user, call).await
+    }
+
+    async fn attach(
+        &self,
+        sandbox: &SandboxName,
+        address: IpAddr,
+        user: &UserKey,
+        turn: &TurnId,
+        from: u64,
+    ) -> Result<TurnEvents, TurnTrouble> {
+        // An id has no character that would mean anything in a path.
+        let path = format!("{TURNS_PATH}/{turn}?from={from}");
+        self.follow(sandbox, address, user, (Method::GET, path, None))
+            .await
+    }
+}
+
+/// What comes of a turn, as `agentd` tells it.
+#[derive(Debug)]
+pub struct TurnEvents {
+    lines: Lines,
+    parser: Parser,
+}
+
+impl TurnStream for TurnEvents {
+    async fn next(&mut self) -> Result<Option<(u64, TurnEvent)>, TurnTrouble> {
+        let broken = TurnTrouble::Unreachable;
+        while let Some(line) = self.lines.next().await.map_err(|e| broken(e.to_string()))? {
+            if let Some(event) = self.parser.line(&line).map_err(broken)? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What an answer that isn't a stream of events means.
+fn refusal(answer: &Answer) -> TurnTrouble {
+    match answer.json::<ErrorBody>() {
+        Some(body) => TurnTrouble::Refused(ErrorBody {
+            message: quoted(&body.message),
+            error: body.error,
+        }),
+        // Not agentd's way of answering, so probably not agentd: another pod has its address.
+        None => TurnTrouble::Unreachable(format!("HTTP {} without a reason", answer.status)),
+    }
+}
+
+fn claims(subject: &str, sandbox: &SandboxName, user: &UserKey, now: Timestamp) -> TokenClaims {
     TokenClaims {
         iss: TOKEN_ISSUER.to_owned(),
-        sub: BIND_SUBJECT.to_owned(),
+        sub: subject.to_owned(),
         aud: sandbox.clone(),
-        user_key: request.user_key.clone(),
+        user_key: user.clone(),
         iat: now.as_second(),
         exp: now.as_second() + TOKEN_MAX_SECONDS,
     }
@@ -99,8 +191,6 @@ fn read(answer: &Answer) -> Result<(), BindTrouble> {
 
 #[cfg(test)]
 mod tests {
-    use carapace_core::{UserKey, agentd::ModelKey};
-
     use super::*;
 
     fn answer(status: u16, body: &str) -> Answer {
@@ -109,13 +199,12 @@ mod tests {
 
     #[test]
     fn a_token_is_for_one_sandbox_one_user_and_one_minute() {
-        let request = BindRequest {
-            user_key: UserKey::derive("pool", "sub"),
-            model_key: ModelKey::parse("sk-the-key").unwrap(),
-        };
+        let user = UserKey::derive("pool", "sub");
         let sandbox = SandboxName::parse("agents-x7k2p").unwrap();
         let now = Timestamp::from_second(1_764_000_000).unwrap();
-        insta::assert_json_snapshot!(claims(&sandbox, &request, now));
+        insta::assert_json_snapshot!(claims(BIND_SUBJECT, &sandbox, &user, now));
+        let turn = claims(TURN_SUBJECT, &sandbox, &user, now);
+        assert_eq!(turn.sub, "conversation-turn");
     }
 
     #[test]
@@ -146,6 +235,20 @@ mod tests {
                 matches!(read, Err(BindTrouble::Refused(_))),
                 "{status} {body} {read:?}"
             );
+        }
+    }
+
+    #[test]
+    fn why_a_turn_is_not_begun_is_what_agentd_says() {
+        let busy = answer(409, r#"{"error":"TurnInProgress","message":"wait\n"}"#);
+        let body = ErrorBody {
+            error: ErrorName::TurnInProgress,
+            message: r#""wait\n""#.to_owned(),
+        };
+        assert_eq!(refusal(&busy), TurnTrouble::Refused(body));
+        for (status, body) in [(200, ""), (200, "{}"), (404, "not here"), (302, "")] {
+            let trouble = refusal(&answer(status, body));
+            assert!(matches!(trouble, TurnTrouble::Unreachable(_)), "{trouble}");
         }
     }
 }

@@ -7,9 +7,12 @@ use aws_sdk_eventbridge::{
 };
 use carapace_core::{
     agent::Announcement,
-    event::SANDBOX_SOURCE,
+    event::{SANDBOX_SOURCE, SIGNUP_SOURCE, SLACK_SOURCE, SlackMessageReceived, UserSignedIn},
+    identity::SignIns,
     ports::{Bus, Trouble},
 };
+use jiff::Timestamp;
+use serde::Serialize;
 use tokio::sync::OnceCell;
 
 use crate::aws::{Aws, boxed, sorted, trouble};
@@ -34,25 +37,35 @@ impl EventBus {
         }
     }
 
-    async fn client(&self) -> &Client {
-        self.client
-            .get_or_init(async || Client::new(self.aws.config().await))
+    /// Puts a message from Slack on it; when this returns, it is accepted.
+    pub async fn publish_slack(&self, message: &SlackMessageReceived) -> Result<(), Trouble> {
+        let detail_type = SlackMessageReceived::DETAIL_TYPE;
+        self.put(SLACK_SOURCE, detail_type, message.at, message)
             .await
     }
-}
 
-impl Bus for EventBus {
-    async fn publish(&self, announcement: &Announcement) -> Result<(), Trouble> {
-        let detail = serde_json::to_string(announcement).map_err(|error| Trouble::Refused {
+    /// Makes the client ahead of its first use, for whoever has no time to spare then.
+    pub async fn warm(&self) {
+        self.client().await;
+    }
+
+    async fn put(
+        &self,
+        source: &str,
+        detail_type: &str,
+        at: Timestamp,
+        detail: &impl Serialize,
+    ) -> Result<(), Trouble> {
+        let detail = serde_json::to_string(detail).map_err(|error| Trouble::Refused {
             service: SERVICE,
             why: format!("the event cannot be written as JSON: {error}"),
         })?;
         let entry = PutEventsRequestEntry::builder()
             .event_bus_name(&self.name)
-            .source(SANDBOX_SOURCE)
-            .detail_type(announcement.detail_type())
+            .source(source)
+            .detail_type(detail_type)
             .detail(detail)
-            .time(DateTime::from_secs(announcement.at().as_second()))
+            .time(DateTime::from_secs(at.as_second()))
             .build();
         let request = self.client().await.put_events().entries(entry);
         let answer = boxed(request.send()).await;
@@ -67,5 +80,28 @@ impl Bus for EventBus {
             code.unwrap_or("no reason was given")
         );
         Err(sorted(SERVICE, code, why))
+    }
+
+    async fn client(&self) -> &Client {
+        self.client
+            .get_or_init(async || Client::new(self.aws.config().await))
+            .await
+    }
+}
+
+impl Bus for EventBus {
+    async fn publish(&self, announcement: &Announcement) -> Result<(), Trouble> {
+        let detail_type = announcement.detail_type();
+        let at = announcement.at();
+        self.put(SANDBOX_SOURCE, detail_type, at, announcement)
+            .await
+    }
+}
+
+impl SignIns for EventBus {
+    async fn announce(&self, sign_in: &UserSignedIn) -> Result<(), Trouble> {
+        let detail_type = UserSignedIn::DETAIL_TYPE;
+        self.put(SIGNUP_SOURCE, detail_type, sign_in.at, sign_in)
+            .await
     }
 }

@@ -212,7 +212,7 @@ impl ModelKeys for ModelGateway {
         // More than one round only if the master key was rotated, since it was read or since the
         // claim's last key was registered, or if the key has expired since.
         for _ in 0..4 {
-            let master = self.secret.master_key().await?;
+            let master = self.secret.read().await?;
             let key = master
                 .derive(user, claim)
                 .map_err(|error| ModelKeyTrouble::Refused(error.to_string()))?;
@@ -369,7 +369,7 @@ mod tests {
     #[tokio::test]
     async fn a_key_of_another_master_key_makes_room_for_the_present_one() {
         let gateway = gateway("sk-master-key").await;
-        let master = gateway.secret.master_key().await.unwrap();
+        let master = gateway.secret.read().await.unwrap();
         let alias = model_key::alias(&user(), &claim('0'));
         let earlier = MasterKey::parse("sk-earlier-master-key").unwrap();
         let old = earlier.derive(&user(), &claim('0')).unwrap();
@@ -395,7 +395,7 @@ mod tests {
     #[tokio::test]
     async fn an_alias_that_nobody_has_is_not_in_the_way() {
         let gateway = gateway("sk-master-key").await;
-        let master = gateway.secret.master_key().await.unwrap();
+        let master = gateway.secret.read().await.unwrap();
         assert!(!gateway.free(&master, "nobodys-alias").await.unwrap());
     }
 
@@ -403,7 +403,7 @@ mod tests {
     async fn a_key_that_was_removed_is_registered_again() {
         let gateway = gateway("sk-master-key").await;
         let key = gateway.issue(&user(), &claim('0')).await.unwrap();
-        let master = gateway.secret.master_key().await.unwrap();
+        let master = gateway.secret.read().await.unwrap();
         gateway.remove(&master, &key).await.unwrap();
         assert_eq!(gateway.issue(&user(), &claim('0')).await.unwrap(), key);
     }

@@ -1,6 +1,9 @@
 //! What makes a program a Lambda function: its log and its errors.
 
+use carapace_core::quoted;
 use lambda_runtime::Diagnostic;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 /// Starts logging: one JSON object per line on standard output, as CloudWatch reads it. `RUST_LOG`
@@ -60,4 +63,32 @@ pub fn diagnostic<E: Named>(error: &E) -> Diagnostic {
         error_type: error.name().to_owned(),
         error_message: error.to_string(),
     }
+}
+
+/// The error of a payload that is not what a function takes; every function can raise it.
+pub const INPUT_REJECTED: &str = "InputRejected";
+
+/// Reads a payload. What is wrong with it is a fault of the state machine, so it has a name of its
+/// own: nothing that was put on the bus can cause it.
+pub fn read_payload<T: DeserializeOwned>(payload: Value) -> Result<T, Diagnostic> {
+    serde_json::from_value(payload).map_err(|error| {
+        let message = format!("the state machine sent what this function does not take: {error}");
+        tracing::error!(
+            error = INPUT_REJECTED,
+            message,
+            "the function answers with an error"
+        );
+        Diagnostic {
+            error_type: INPUT_REJECTED.to_owned(),
+            error_message: message,
+        }
+    })
+}
+
+/// Writes an answer. Nothing that is answered can fail to be written.
+pub fn write_answer(answer: &impl Serialize) -> Result<Value, Diagnostic> {
+    serde_json::to_value(answer).map_err(|error| Diagnostic {
+        error_type: "AnswerUnwritable".to_owned(),
+        error_message: quoted(&error.to_string()),
+    })
 }

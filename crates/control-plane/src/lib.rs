@@ -6,6 +6,8 @@
 //! invocations need only some. Nothing is retried here beyond what the SDKs do by themselves:
 //! patience is the state machines' business, where it can be seen.
 
+#[cfg(feature = "accounts")]
+pub mod accounts;
 #[cfg(feature = "agentd")]
 pub mod agentd;
 #[cfg(feature = "aws")]
@@ -15,17 +17,26 @@ pub mod bus;
 #[cfg(feature = "kube")]
 pub mod claims;
 pub mod config;
+#[cfg(feature = "directory")]
+pub mod directory;
+pub mod fault;
 #[cfg(feature = "gateway")]
 pub mod gateway;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "identities")]
+pub mod identities;
 #[cfg(feature = "kms")]
 pub mod jwt;
 #[cfg(feature = "kube")]
 pub mod kubernetes;
 pub mod lambda;
+#[cfg(feature = "parameters")]
+pub mod parameters;
 #[cfg(feature = "secrets")]
 pub mod secrets;
+#[cfg(feature = "slack")]
+pub mod slack;
 #[cfg(feature = "table")]
 pub mod table;
 #[cfg(feature = "aws")]

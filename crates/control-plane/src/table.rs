@@ -1,16 +1,25 @@
-//! The table: agents, outcomes and histories in DynamoDB.
+//! The table: agents, outcomes, histories and conversations in DynamoDB.
 //!
 //! | pk | sk | what |
 //! |---|---|---|
 //! | `USER#<user key>` | `AGENT` | an agent's record; the only items with a `state`, so the index `agents-by-state` lists agents and nothing else |
 //! | `USER#<user key>` | `EVENT#<ulid>` | an entry of its history |
 //! | `ONCE#<event id>` | `OUTCOME` | the one end of an event, and how far it is announced |
+//! | | `MESSAGE` | the inbox that a message was put into |
+//! | | `REPLY` | what was posted in reply to a message that is in no inbox |
+//! | `CONV#<user key>#<conversation>` | `LEASE` | who serves a conversation, and how far its inbox goes |
+//! | | `MSG#<12 digits>` | a message of the inbox, and what was said in reply |
+//! | `HOLDER#<execution>` | `CONVERSATION` | the conversation that an execution took |
+//! | `SLACK#<team>#<user>` | `LINK` | who a user of Slack is |
 //!
 //! A change is one transaction whose conditions repeat what was read. That the two reads of
 //! [`Ledger::load`] aren't one snapshot is harmless for the same reason: a decision that rests on
 //! two different moments can't be saved.
 
+mod inbox;
 mod item;
+mod links;
+mod replies;
 
 use std::sync::Arc;
 
@@ -33,9 +42,9 @@ use crate::aws::{Aws, boxed, trouble};
 
 const SERVICE: &str = "DynamoDB";
 
-/// How long an outcome is kept. An event that is replayed must find it, and the bus's archive goes
-/// back 30 days.
-const OUTCOME_KEPT: SignedDuration = SignedDuration::from_hours(24 * 90);
+/// How long it is kept what came of an event. One that is replayed must find it, and the bus's
+/// archive goes back 30 days.
+const KEPT: SignedDuration = SignedDuration::from_hours(24 * 90);
 
 /// The table.
 #[derive(Debug)]
@@ -77,13 +86,7 @@ impl AgentTable {
 
     /// The agent's record, if it still has the version that was read.
     fn agent(&self, change: &AgentChange) -> Result<[TransactWriteItem; 2], Trouble> {
-        let put = self.put(item::agent(&change.record));
-        let put = match change.read {
-            Version(0) => put.condition_expression("attribute_not_exists(pk)"),
-            Version(read) => put
-                .condition_expression("version = :read")
-                .expression_attribute_values(":read", AttributeValue::N(read.to_string())),
-        };
+        let put = at_version(self.put(item::agent(&change.record)), change.read);
         // The entry's key is new by construction; the condition keeps history unwritable all the
         // same.
         let entry = self
@@ -94,8 +97,7 @@ impl AgentTable {
 
     /// The outcome, if nobody has set out to announce it since it was read.
     fn outcome(&self, change: &OutcomeChange) -> Result<TransactWriteItem, Trouble> {
-        let expires = change.outcome.announcement.at().checked_add(OUTCOME_KEPT);
-        let expires = expires.unwrap_or(Timestamp::MAX);
+        let expires = later(change.outcome.announcement.at(), KEPT);
         let put = self.put(item::outcome(&change.outcome, expires)?);
         let put = match change.read {
             None => put.condition_expression("attribute_not_exists(pk)"),
@@ -112,6 +114,35 @@ impl AgentTable {
     fn put(&self, item: Item) -> PutBuilder {
         Put::builder().table_name(&self.name).set_item(Some(item))
     }
+
+    /// Writes all or nothing.
+    async fn transact(&self, writes: Vec<TransactWriteItem>) -> Result<Saved, Trouble> {
+        let request = self
+            .client()
+            .await
+            .transact_write_items()
+            .set_transact_items(Some(writes));
+        match boxed(request.send()).await {
+            Ok(_) => Ok(Saved::Yes),
+            Err(error) if overtaken(&error) => Ok(Saved::Overtaken),
+            Err(error) => Err(trouble(SERVICE, error.code(), &error)),
+        }
+    }
+}
+
+/// A write that holds only if the item is at the version that was read; 0 is one that isn't there.
+fn at_version(put: PutBuilder, read: Version) -> PutBuilder {
+    match read {
+        Version(0) => put.condition_expression("attribute_not_exists(pk)"),
+        Version(read) => put
+            .condition_expression("version = :read")
+            .expression_attribute_values(":read", AttributeValue::N(read.to_string())),
+    }
+}
+
+/// A time after `at`, at most the end of time.
+fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
+    at.checked_add(by).unwrap_or(Timestamp::MAX)
 }
 
 fn write(put: PutBuilder) -> Result<TransactWriteItem, Trouble> {
@@ -148,16 +179,7 @@ impl Ledger for AgentTable {
         if let Some(outcome) = &change.outcome {
             writes.push(self.outcome(outcome)?);
         }
-        let request = self
-            .client()
-            .await
-            .transact_write_items()
-            .set_transact_items(Some(writes));
-        match boxed(request.send()).await {
-            Ok(_) => Ok(Saved::Yes),
-            Err(error) if overtaken(&error) => Ok(Saved::Overtaken),
-            Err(error) => Err(trouble(SERVICE, error.code(), &error)),
-        }
+        self.transact(writes).await
     }
 }
 

@@ -294,6 +294,15 @@ pub enum ErrorName {
     AgentFailed,
     /// Ends a turn: the agent can't be reached.
     AgentUnavailable,
+    /// Ends a turn: the model gateway refused the user's key.
+    ModelKeyRejected,
+    /// Ends a turn: the model, or the gateway for this user, had been asked too often, and still was
+    /// when the agent gave up trying again.
+    ModelRateLimited,
+    /// Ends a turn: the user's budget at the model gateway is used up.
+    ModelBudgetExceeded,
+    /// Ends a turn: the model or its gateway couldn't be reached, failed, or broke off.
+    ModelUnavailable,
     /// 400: the body is not what the route takes.
     MalformedRequest,
     /// 408: the body did not arrive in time.
@@ -325,7 +334,13 @@ impl ErrorName {
             | Self::TurnCancelled => 409,
             Self::BodyTooLarge => 413,
             Self::Unknown => 500,
-            Self::GatewayUnreachable | Self::AgentFailed | Self::TurnLost => 502,
+            Self::GatewayUnreachable
+            | Self::AgentFailed
+            | Self::TurnLost
+            | Self::ModelKeyRejected
+            | Self::ModelRateLimited
+            | Self::ModelBudgetExceeded
+            | Self::ModelUnavailable => 502,
             Self::BindingUnreadable
             | Self::BindingNotStored
             | Self::KeysUnavailable

@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    ClaimName, CorrelationId, EventId, InvalidName, PoolName, Reason, SandboxName, UserKey, later,
-    quoted,
+    ChannelId, ClaimName, ConversationId, CorrelationId, EventId, InvalidName, MessageTs, PoolName,
+    Reason, SandboxName, SlackUserId, TeamId, TurnId, UserKey, agentd::TURN_TEXT_MAX_BYTES, later,
+    quoted, slack::Place,
 };
 
 /// The one version of every event's detail so far.
@@ -25,6 +26,12 @@ pub const VERSION: u64 = 1;
 
 /// `source` of the events that the sandbox functions put on the bus.
 pub const SANDBOX_SOURCE: &str = "carapace.sandbox";
+
+/// `source` of the events that come from Slack.
+pub const SLACK_SOURCE: &str = "carapace.slack";
+
+/// `source` of the events about who is a user.
+pub const SIGNUP_SOURCE: &str = "carapace.signup";
 
 /// An event that is not what its type says it is. It goes to the dead-letter queue as it came, so
 /// this has to say what to change.
@@ -173,6 +180,56 @@ pub struct SandboxFailed {
     pub cause: EventId,
 }
 
+/// `Slack Message Received`: somebody has said something to their agent, in Slack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SlackMessageReceived {
+    /// The version of this detail.
+    #[schemars(range(min = 1, max = 1))]
+    pub version: u64,
+    /// `slack.` and the id that Slack gave the event; Slack keeps it when it delivers it again. It
+    /// also names the turn, so it begins with a letter or a digit.
+    #[schemars(regex(pattern = TurnId::PATTERN))]
+    pub id: EventId,
+    /// When it was received.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub at: Timestamp,
+    /// Ties the events of one story together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<CorrelationId>,
+    /// The workspace.
+    pub team_id: TeamId,
+    /// Who said it.
+    pub user_id: SlackUserId,
+    /// Where it was said: a channel, or the direct message with the bot.
+    pub channel_id: ChannelId,
+    /// The thread that it belongs to, which is the conversation: the `ts` of the thread's first
+    /// message, which may be this one.
+    pub thread_ts: MessageTs,
+    /// The message itself.
+    pub ts: MessageTs,
+    /// What was said, without the mention of the bot in front of it. Not blank.
+    #[schemars(length(min = 1, max = 40_000))]
+    pub text: String,
+}
+
+/// `User Signed In`: somebody has signed in. Who does so for the first time is onboarded by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UserSignedIn {
+    /// The version of this detail.
+    #[schemars(range(min = 1, max = 1))]
+    pub version: u64,
+    /// `sign-in.` and the id of the invocation that made the tokens.
+    pub id: EventId,
+    /// When.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub at: Timestamp,
+    /// Who.
+    pub user_key: UserKey,
+    /// Ties the events of one story together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<CorrelationId>,
+}
+
 /// A sentence for a person, of bounded length and without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
@@ -228,13 +285,8 @@ impl SandboxRequested {
     /// Reads the event as EventBridge delivers it, envelope and all.
     pub fn from_event(event: &Value) -> Result<Self, EventRejected> {
         let envelope = Fields::of("", event)?;
-        let detail_type = envelope.text("detail-type")?;
-        if detail_type != Self::DETAIL_TYPE {
-            let expected = format!("{:?} is what is read here", Self::DETAIL_TYPE);
-            return Err(envelope.reject("detail-type", expected));
-        }
-        let detail = envelope.required("detail")?;
-        let detail = Fields::of("detail", detail)?;
+        envelope.known_detail_type(Self::DETAIL_TYPE)?;
+        let detail = Fields::of("detail", envelope.required("detail")?)?;
         detail.known_version()?;
         Ok(Self {
             version: VERSION,
@@ -264,6 +316,71 @@ impl SandboxReady {
 impl SandboxFailed {
     /// `detail-type` of the event.
     pub const DETAIL_TYPE: &'static str = "Sandbox Failed";
+}
+
+impl SlackMessageReceived {
+    /// `detail-type` of the event.
+    pub const DETAIL_TYPE: &'static str = "Slack Message Received";
+
+    /// The longest text, in characters: the longest that Slack lets anybody write.
+    pub const TEXT_CHARACTERS: usize = 40_000;
+
+    /// Reads the event as EventBridge delivers it, envelope and all.
+    pub fn from_event(event: &Value) -> Result<Self, EventRejected> {
+        let envelope = Fields::of("", event)?;
+        envelope.known_detail_type(Self::DETAIL_TYPE)?;
+        let detail = Fields::of("detail", envelope.required("detail")?)?;
+        detail.known_version()?;
+        let id = detail.name("id", EventId::parse)?;
+        detail.name("id", TurnId::parse)?;
+        Ok(Self {
+            version: VERSION,
+            id,
+            at: detail.time("at")?,
+            correlation_id: detail.optional_name("correlation_id", CorrelationId::parse)?,
+            team_id: detail.name("team_id", TeamId::parse)?,
+            user_id: detail.name("user_id", SlackUserId::parse)?,
+            channel_id: detail.name("channel_id", ChannelId::parse)?,
+            thread_ts: detail.name("thread_ts", MessageTs::parse)?,
+            ts: detail.name("ts", MessageTs::parse)?,
+            text: detail.said("text", Self::TEXT_CHARACTERS)?,
+        })
+    }
+
+    /// Where the reply goes, and to whom.
+    pub fn place(&self) -> Place {
+        Place {
+            team_id: self.team_id.clone(),
+            channel_id: self.channel_id.clone(),
+            thread_ts: self.thread_ts.clone(),
+            user_id: self.user_id.clone(),
+        }
+    }
+
+    /// The conversation that it belongs to.
+    pub fn conversation(&self) -> ConversationId {
+        ConversationId::of_thread(&self.team_id, &self.channel_id, &self.thread_ts)
+    }
+}
+
+impl UserSignedIn {
+    /// `detail-type` of the event.
+    pub const DETAIL_TYPE: &'static str = "User Signed In";
+
+    /// Reads the event as EventBridge delivers it, envelope and all.
+    pub fn from_event(event: &Value) -> Result<Self, EventRejected> {
+        let envelope = Fields::of("", event)?;
+        envelope.known_detail_type(Self::DETAIL_TYPE)?;
+        let detail = Fields::of("detail", envelope.required("detail")?)?;
+        detail.known_version()?;
+        Ok(Self {
+            version: VERSION,
+            id: detail.name("id", EventId::parse)?,
+            at: detail.time("at")?,
+            user_key: detail.name("user_key", UserKey::parse)?,
+            correlation_id: detail.optional_name("correlation_id", CorrelationId::parse)?,
+        })
+    }
 }
 
 /// The fields of one JSON object, read one by one so that a refusal can name the field.
@@ -348,6 +465,30 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| self.reject(field, format!("it must be {}", ReadyWithin::RULE)))
     }
 
+    /// What somebody said: not blank, of bounded length.
+    fn said(&self, field: &str, characters: usize) -> Result<String, EventRejected> {
+        let text = self.text(field)?;
+        if text.trim().is_empty() {
+            return Err(self.reject(field, "it must not be blank"));
+        }
+        if text.len() > TURN_TEXT_MAX_BYTES || text.chars().count() > characters {
+            let most = format!("it must have at most {characters} characters");
+            return Err(EventRejected {
+                // Not the text itself: what somebody said does not go into a log.
+                value: format!("a text of {} bytes", text.len()),
+                ..self.reject(field, most)
+            });
+        }
+        Ok(text.to_owned())
+    }
+
+    fn known_detail_type(&self, known: &str) -> Result<(), EventRejected> {
+        if self.text("detail-type")? == known {
+            return Ok(());
+        }
+        Err(self.reject("detail-type", format!("{known:?} is what is read here")))
+    }
+
     fn known_version(&self) -> Result<(), EventRejected> {
         if self.required("version")?.as_u64() == Some(VERSION) {
             return Ok(());
@@ -394,6 +535,14 @@ pub fn schemas() -> Vec<(&'static str, String)> {
         (
             "sandbox-failed.json",
             schema::<SandboxFailed>(SandboxFailed::DETAIL_TYPE),
+        ),
+        (
+            "slack-message-received.json",
+            schema::<SlackMessageReceived>(SlackMessageReceived::DETAIL_TYPE),
+        ),
+        (
+            "user-signed-in.json",
+            schema::<UserSignedIn>(UserSignedIn::DETAIL_TYPE),
         ),
     ]
 }

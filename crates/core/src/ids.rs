@@ -196,6 +196,51 @@ name! {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte))
 }
 
+name! {
+    /// An execution of a state machine, by its name. Whoever holds a conversation is one.
+    Holder, "an execution's name", "1 to 80 characters of A-Z, a-z, 0-9 and _ -",
+    "^[A-Za-z0-9_-]{1,80}$",
+    |text| (1..=80).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+}
+
+name! {
+    /// A workspace of Slack, or an organisation of several.
+    TeamId, "a Slack team's id", "T or E and 1 to 30 characters of A-Z and 0-9",
+    "^[TE][A-Z0-9]{1,30}$",
+    |text| is_slack_id(text, b"TE")
+}
+
+name! {
+    /// A user of Slack: a member of ours, a guest, somebody of another workspace, or a bot.
+    SlackUserId, "a Slack user's id", "U or W and 1 to 30 characters of A-Z and 0-9",
+    "^[UW][A-Z0-9]{1,30}$",
+    |text| is_slack_id(text, b"UW")
+}
+
+name! {
+    /// A conversation in Slack's sense: a channel (C), a direct message (D), a private group (G).
+    ChannelId, "a Slack channel's id", "C, D or G and 1 to 30 characters of A-Z and 0-9",
+    "^[CDG][A-Z0-9]{1,30}$",
+    |text| is_slack_id(text, b"CDG")
+}
+
+name! {
+    /// A message of a channel, by the time that Slack gave it. It looks like a number, and is none:
+    /// read as one it would lose its last digits.
+    MessageTs, "a Slack message's ts", "up to 12 digits, a dot and 6 digits",
+    "^[0-9]{1,12}\\.[0-9]{6}$",
+    is_message_ts
+}
+
+impl ConversationId {
+    /// The conversation that a thread of Slack is. Slack's ids have no small letters, so none are
+    /// lost here.
+    pub fn of_thread(team: &TeamId, channel: &ChannelId, thread_ts: &MessageTs) -> Self {
+        Self(format!("slack.{team}.{channel}.{thread_ts}").to_ascii_lowercase())
+    }
+}
+
 impl UserKey {
     const LENGTH: usize = 20;
 
@@ -209,6 +254,13 @@ impl UserKey {
         let mut key = BASE32_NOPAD.encode(&digest).to_ascii_lowercase();
         key.truncate(Self::LENGTH);
         Self(key)
+    }
+}
+
+impl MessageTs {
+    /// What messages are sorted by: numbers, of which a longer one is larger.
+    pub fn order(&self) -> (usize, &str) {
+        (self.0.len(), &self.0)
     }
 }
 
@@ -269,6 +321,23 @@ fn is_user_key(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_lowercase() || (b'2'..=b'7').contains(&byte))
+}
+
+fn is_slack_id(text: &str, kinds: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit();
+    match text.as_bytes() {
+        [kind, rest @ ..] => {
+            kinds.contains(kind) && (1..=30).contains(&rest.len()) && rest.iter().all(plain)
+        }
+        [] => false,
+    }
+}
+
+fn is_message_ts(text: &str) -> bool {
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    text.split_once('.').is_some_and(|(seconds, order)| {
+        (1..=12).contains(&seconds.len()) && digits(seconds) && order.len() == 6 && digits(order)
+    })
 }
 
 fn is_uuid(text: &str) -> bool {
@@ -430,6 +499,10 @@ mod tests {
                 "[A-Za-z0-9_.:-]{127,129}",
                 "[a-z0-9._-]{127,129}",
                 "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-g]{12}",
+                "[TEUWCDGX][A-Z0-9]{0,2}",
+                "[TUC][A-Z0-9]{29,32}",
+                "[0-9]{0,13}[.][0-9]{5,7}",
+                "[A-Za-z0-9_-]{79,81}",
                 "\\PC{0,5}",
             ]
         ) {
@@ -443,6 +516,24 @@ mod tests {
             agrees::<Reason>(&text)?;
             agrees::<TurnId>(&text)?;
             agrees::<ConversationId>(&text)?;
+            agrees::<Holder>(&text)?;
+            agrees::<TeamId>(&text)?;
+            agrees::<SlackUserId>(&text)?;
+            agrees::<ChannelId>(&text)?;
+            agrees::<MessageTs>(&text)?;
+        }
+
+        #[test]
+        fn every_thread_is_a_conversation_of_its_own(
+            team in "[TE][A-Z0-9]{1,30}", channel in "[CDG][A-Z0-9]{1,30}", ts in "[0-9]{1,12}[.][0-9]{6}"
+        ) {
+            let id = ConversationId::of_thread(
+                &TeamId::parse(team.as_str()).unwrap(),
+                &ChannelId::parse(channel.as_str()).unwrap(),
+                &MessageTs::parse(ts.as_str()).unwrap(),
+            );
+            prop_assert_eq!(ConversationId::parse(id.as_str()).unwrap(), id.clone());
+            prop_assert_eq!(id.as_str().to_ascii_uppercase(), format!("SLACK.{team}.{channel}.{ts}"));
         }
 
         #[test]

@@ -7,20 +7,28 @@
 //!
 //! The way of an event: [`event`] reads it, [`agent::decide`] says what it means for the agent,
 //! [`claim`] reads what Kubernetes says about its sandbox, [`history`] keeps what happened.
+//!
+//! The way of a message: [`slack`] reads it and judges who sent it, [`conversation`] puts it into an
+//! inbox and says who serves that, [`reply`] brings the answer into the thread.
 
 pub mod agent;
 pub mod agentd;
 pub mod claim;
+pub mod conversation;
 pub mod email;
 pub mod event;
 pub mod history;
+pub mod identity;
 mod ids;
 pub mod model_key;
+pub mod policy;
 pub mod ports;
+pub mod reply;
+pub mod slack;
 
 pub use ids::{
-    ClaimName, ClaimUid, ConversationId, CorrelationId, EventId, InvalidName, PoolName, Reason,
-    SandboxName, TurnId, UserKey, quoted,
+    ChannelId, ClaimName, ClaimUid, ConversationId, CorrelationId, EventId, Holder, InvalidName,
+    MessageTs, PoolName, Reason, SandboxName, SlackUserId, TeamId, TurnId, UserKey, quoted,
 };
 
 use jiff::{SignedDuration, Timestamp};

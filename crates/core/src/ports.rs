@@ -6,10 +6,18 @@ use std::{future::Future, net::IpAddr, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
-    ClaimName, ClaimUid, EventId, SandboxName, UserKey,
-    agent::{Announcement, Change, Known},
-    agentd::{BindRequest, ModelKey},
+    ChannelId, ClaimName, ClaimUid, ConversationId, EventId, Holder, MessageTs, SandboxName,
+    SlackUserId, TeamId, TurnId, UserKey,
+    agent::{Announcement, Change, Known, Version},
+    agentd::{BindRequest, ErrorBody, ModelKey, TurnEvent, TurnRequest},
     claim::{ClaimView, WantedClaim},
+    conversation::{ConversationKey, Lease, LeaseChange, Queued, QueuedChange},
+    identity::Username,
+    reply::Reply,
+    slack::{
+        Place,
+        profile::{Account, SlackProfile},
+    },
 };
 
 /// Why a service that we depend on did not do its part.
@@ -163,6 +171,236 @@ pub enum BindTrouble {
     /// The call could not be signed.
     #[error(transparent)]
     Trouble(#[from] Trouble),
+}
+
+/// Turns of the agent in a sandbox.
+pub trait Turns {
+    /// How a turn is followed.
+    type Stream: TurnStream;
+
+    /// Begins a turn and follows it. The same again follows it from its beginning.
+    fn begin(
+        &self,
+        sandbox: &SandboxName,
+        address: IpAddr,
+        user: &UserKey,
+        request: &TurnRequest,
+    ) -> impl Future<Output = Result<Self::Stream, TurnTrouble>>;
+
+    /// Follows a turn that was begun, behind its event `from`; 0 is the beginning.
+    fn attach(
+        &self,
+        sandbox: &SandboxName,
+        address: IpAddr,
+        user: &UserKey,
+        turn: &TurnId,
+        from: u64,
+    ) -> impl Future<Output = Result<Self::Stream, TurnTrouble>>;
+}
+
+/// What comes of a turn, as it comes.
+pub trait TurnStream {
+    /// The next event and its number. `None`: the stream broke off or was ended; unless the event
+    /// before was the turn's last, there is more to come for who attaches again.
+    fn next(&mut self) -> impl Future<Output = Result<Option<(u64, TurnEvent)>, TurnTrouble>>;
+}
+
+/// Why a turn can't be begun or followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TurnTrouble {
+    /// Nothing answers there, or not in time, or it stopped in the middle.
+    #[error("agentd is unreachable: {0}")]
+    Unreachable(String),
+    /// It answered, and does not do it.
+    #[error("agentd refused: {:?}, {}", .0.error, .0.message)]
+    Refused(ErrorBody),
+    /// The call could not be signed.
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
+}
+
+/// Slack, as the app's bot.
+pub trait Slack {
+    /// Opens a message in the thread that text can be appended to. It is empty.
+    fn start_stream(&self, place: &Place) -> impl Future<Output = Result<MessageTs, SlackTrouble>>;
+
+    /// Appends to a message that is open.
+    fn append_stream(
+        &self,
+        channel: &ChannelId,
+        ts: &MessageTs,
+        text: &str,
+    ) -> impl Future<Output = Result<(), SlackTrouble>>;
+
+    /// Closes a message that is open, with a last piece of text or without.
+    fn stop_stream(
+        &self,
+        channel: &ChannelId,
+        ts: &MessageTs,
+        text: Option<&str>,
+    ) -> impl Future<Output = Result<(), SlackTrouble>>;
+
+    /// Posts a whole message into the thread.
+    fn post_message(
+        &self,
+        place: &Place,
+        text: &str,
+    ) -> impl Future<Output = Result<MessageTs, SlackTrouble>>;
+
+    /// Replaces all of a message's text.
+    fn update(
+        &self,
+        channel: &ChannelId,
+        ts: &MessageTs,
+        text: &str,
+    ) -> impl Future<Output = Result<(), SlackTrouble>>;
+
+    /// Says in the thread what the agent is doing. The next message takes it away, and so does an
+    /// empty text.
+    fn set_status(
+        &self,
+        place: &Place,
+        status: &str,
+    ) -> impl Future<Output = Result<(), SlackTrouble>>;
+
+    /// What Slack knows about a user.
+    fn user(&self, user: &SlackUserId) -> impl Future<Output = Result<SlackProfile, SlackTrouble>>;
+
+    /// The workspace that the app is installed in. It is asked for once.
+    fn team(&self) -> impl Future<Output = Result<TeamId, SlackTrouble>>;
+}
+
+/// Why Slack did not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SlackTrouble {
+    /// It did nothing, and wants to be left alone for so long.
+    #[error("Slack limits the rate of our calls, for the next {} s", .0.as_secs())]
+    RateLimited(Duration),
+    /// The message is not, or no longer, open for text. It did nothing.
+    #[error("the message is not streaming")]
+    NotStreaming,
+    /// No message can be streamed there; posting one may work.
+    #[error("nothing can be streamed there")]
+    NotStreamable,
+    /// The channel, the thread or the message is gone, or the bot isn't let in.
+    #[error("it can't be delivered: {0}")]
+    Undeliverable(String),
+    /// The bot's token is wrong, revoked, or lacks a scope.
+    #[error("Slack does not accept the bot's token: {0}")]
+    TokenRejected(String),
+    /// It could not be reached or failed. Whether it did what it was asked is not known.
+    #[error("Slack is unavailable: {0}")]
+    Unavailable(String),
+    /// It does not do this, and won't do it the next time.
+    #[error("Slack refused: {0}")]
+    Refused(String),
+    /// The bot's token could not be read.
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
+}
+
+/// The inboxes of conversations, and who serves them.
+pub trait Inbox {
+    /// Reads a lease; one that isn't there is [`Lease::absent`].
+    fn lease(&self, key: &ConversationKey) -> impl Future<Output = Result<Lease, Trouble>>;
+
+    /// Where the message of an event was put, if it was.
+    fn seen(&self, event: &EventId) -> impl Future<Output = Result<Option<Seen>, Trouble>>;
+
+    /// Reads a message of an inbox.
+    fn queued(
+        &self,
+        key: &ConversationKey,
+        seq: u64,
+    ) -> impl Future<Output = Result<Option<Queued>, Trouble>>;
+
+    /// The conversation that an execution took, whether or not it still holds it.
+    fn held_by(
+        &self,
+        holder: &Holder,
+    ) -> impl Future<Output = Result<Option<ConversationKey>, Trouble>>;
+
+    /// Saves a change of a lease, and one of a message with it, as a whole or not at all.
+    fn save(
+        &self,
+        change: &LeaseChange,
+        queued: Option<&QueuedChange>,
+    ) -> impl Future<Output = Result<Saved, Trouble>>;
+
+    /// Saves a change of a message alone.
+    fn save_queued(&self, change: &QueuedChange) -> impl Future<Output = Result<Saved, Trouble>>;
+}
+
+/// Where the message of an event was put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Whose conversation it was.
+    pub user: UserKey,
+    /// Which.
+    pub conversation: ConversationId,
+    /// Its number in the inbox.
+    pub seq: u64,
+}
+
+/// Who is who: users of Slack and users of the platform.
+pub trait Links {
+    /// The user that a user of Slack was last found to be.
+    fn link(
+        &self,
+        team: &TeamId,
+        user: &SlackUserId,
+    ) -> impl Future<Output = Result<Option<Link>, Trouble>>;
+
+    /// Keeps a link until it expires.
+    fn save_link(
+        &self,
+        team: &TeamId,
+        user: &SlackUserId,
+        link: &Link,
+    ) -> impl Future<Output = Result<(), Trouble>>;
+}
+
+/// That a user of Slack is a user of the platform, for the time being: people leave, and addresses
+/// change hands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The user of the platform.
+    pub user: UserKey,
+    /// Until when it may be believed.
+    pub expires: Timestamp,
+}
+
+/// Replies to messages that are in no inbox.
+pub trait Replies {
+    /// What has been posted in reply to an event; nothing, in version 0, if none was begun.
+    fn reply(&self, event: &EventId) -> impl Future<Output = Result<StoredReply, Trouble>>;
+
+    /// Saves it, if it is still at the version before the one given.
+    fn save_reply(
+        &self,
+        event: &EventId,
+        stored: &StoredReply,
+    ) -> impl Future<Output = Result<Saved, Trouble>>;
+}
+
+/// What has been posted in reply to an event.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StoredReply {
+    /// The version that was read, or, to be saved, that version and one.
+    pub version: Version,
+    /// The reply.
+    pub reply: Reply,
+    /// Whether all of it is said.
+    pub done: bool,
+}
+
+/// The people who have signed up.
+pub trait Directory {
+    /// The account of this name, confirmed or not.
+    fn account(
+        &self,
+        username: &Username,
+    ) -> impl Future<Output = Result<Option<Account>, Trouble>>;
 }
 
 /// Time, which passes.

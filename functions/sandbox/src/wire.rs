@@ -2,12 +2,11 @@
 
 use std::net::IpAddr;
 
-use carapace_core::{
-    ClaimName, ClaimUid, CorrelationId, EventId, PoolName, SandboxName, UserKey, quoted,
-};
+pub use carapace_control_plane::lambda::INPUT_REJECTED;
+pub(crate) use carapace_control_plane::lambda::{read_payload as read, write_answer as write};
+use carapace_core::{ClaimName, ClaimUid, CorrelationId, EventId, PoolName, SandboxName, UserKey};
 use jiff::Timestamp;
-use lambda_runtime::Diagnostic;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What `sandbox-claim` takes.
@@ -94,32 +93,4 @@ pub enum AnnouncePayload {
 pub struct Announced {
     /// Whether it was this call that put the announcement on the bus.
     pub announced: bool,
-}
-
-/// Reads a payload. What is wrong with it is a fault of the state machine, so it has a name of its
-/// own: nothing that was put on the bus can cause it.
-pub(crate) fn read<T: DeserializeOwned>(payload: Value) -> Result<T, Diagnostic> {
-    serde_json::from_value(payload).map_err(|error| {
-        let message = format!("the state machine sent what this function does not take: {error}");
-        tracing::error!(
-            error = INPUT_REJECTED,
-            message,
-            "the function answers with an error"
-        );
-        Diagnostic {
-            error_type: INPUT_REJECTED.to_owned(),
-            error_message: message,
-        }
-    })
-}
-
-/// The error of a payload that is not what a function takes; every function can raise it.
-pub const INPUT_REJECTED: &str = "InputRejected";
-
-/// Writes an answer. Nothing that is answered here can fail to be written.
-pub(crate) fn write(answer: &impl Serialize) -> Result<Value, Diagnostic> {
-    serde_json::to_value(answer).map_err(|error| Diagnostic {
-        error_type: "AnswerUnwritable".to_owned(),
-        error_message: quoted(&error.to_string()),
-    })
 }

@@ -5,12 +5,15 @@
 //! with people of its own; those that change what all share run alone, afterwards.
 
 mod bad_input;
+mod conversation;
+mod conversation_faults;
 mod create;
 mod faults;
 mod isolation;
 mod permissions;
 mod sign_up;
 mod turns;
+mod webhook;
 mod world;
 
 use std::process::ExitCode;
@@ -54,7 +57,7 @@ fn main() -> ExitCode {
 
 /// Those that change what all share.
 fn alone(world: Option<&World>) -> Vec<Trial> {
-    [bad_input::ALONE, permissions::ALONE]
+    [bad_input::ALONE, conversation::ALONE, permissions::ALONE]
         .concat()
         .into_iter()
         .map(|(name, scenario)| trial(name, scenario, world))
@@ -66,6 +69,8 @@ fn trials(world: Option<&World>) -> Vec<Trial> {
         sign_up::ALL,
         create::ALL,
         turns::ALL,
+        webhook::ALL,
+        conversation::ALL,
         isolation::ALL,
         bad_input::ALL,
     ]
@@ -74,6 +79,7 @@ fn trials(world: Option<&World>) -> Vec<Trial> {
         .into_iter()
         .map(|(name, scenario)| trial(name, scenario, world))
         .chain(faults::all(world))
+        .chain(conversation_faults::all(world))
         .collect()
 }
 

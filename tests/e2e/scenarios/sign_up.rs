@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use carapace_e2e::aws;
 
 use crate::Scenario;
-use crate::world::World;
+use crate::world::{SOON, World};
 
 pub(crate) const ALL: &[Scenario] = &[
     (
@@ -15,6 +15,14 @@ pub(crate) const ALL: &[Scenario] = &[
     (
         "an_address_inside_the_allowed_domain_signs_in_once_its_code_is_confirmed",
         inside_the_domain,
+    ),
+    (
+        "a_mailbox_has_one_account_however_its_address_is_written",
+        second_account,
+    ),
+    (
+        "every_token_names_its_users_key_and_the_sign_in_is_on_the_bus",
+        tokens,
     ),
 ];
 
@@ -63,5 +71,39 @@ fn inside_the_domain(world: &World) -> Result<()> {
     world.confirm(&email)?;
     let user = world.sign_in(&email)?;
     ensure!(user.key.to_string().len() == 20);
+    Ok(())
+}
+
+fn second_account(world: &World) -> Result<()> {
+    let mailbox = format!("joan-{}", ulid::Ulid::generate().to_string().to_lowercase());
+    let email = format!("{mailbox}@example.com");
+    world.sign_up(&email)?;
+    world.confirm(&email)?;
+    for again in [
+        format!("{mailbox}+2@example.com"),
+        format!("{}+Claw@Example.com", mailbox.to_uppercase()),
+    ] {
+        let error = aws::expect_error(world.sign_up(&again), "UserLambdaValidationException")?;
+        ensure!(
+            error.message.contains("cannot be used for a new account"),
+            "the person is not told what to do: {error}"
+        );
+    }
+    world.sign_in(&email)?;
+    Ok(())
+}
+
+fn tokens(world: &World) -> Result<()> {
+    let user = world.new_user("mary")?;
+    for token in [&user.id_token, &user.access_token] {
+        ensure!(
+            token["carapace:user_key"] == user.key.as_str(),
+            "the token does not name its user: {token:#}"
+        );
+    }
+    let tap = world.tap(&user.key)?;
+    world.sign_in(&user.email)?;
+    let event = tap.expect("User Signed In", SOON)?;
+    ensure!(event["source"] == "carapace.signup", "{event:#}");
     Ok(())
 }

@@ -104,6 +104,47 @@ impl World {
         Ok(pool_guard)
     }
 
+    /// Keeps the API server from taking a claim for this user, until what is returned is dropped.
+    pub(crate) fn forbid_claim(&self, user: &UserKey) -> Result<Wall<'_>> {
+        let name = format!("no-claim-{user}");
+        let policy = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": { "name": name },
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": { "resourceRules": [{
+                    "apiGroups": ["extensions.agents.x-k8s.io"], "apiVersions": ["*"],
+                    "operations": ["CREATE"], "resources": ["sandboxclaims"],
+                }] },
+                "validations": [{
+                    "expression": format!("object.metadata.name != 'agent-{user}'"),
+                    "message": "not for this user",
+                }],
+            },
+        });
+        let binding = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": { "name": name },
+            "spec": { "policyName": name, "validationActions": ["Deny"] },
+        });
+        let claim = json!({
+            "apiVersion": "extensions.agents.x-k8s.io/v1beta1", "kind": "SandboxClaim",
+            "metadata": { "name": format!("agent-{user}"), "namespace": AGENTS },
+            "spec": { "warmPoolRef": { "name": "agents" } },
+        });
+        let wall = Wall {
+            world: self,
+            name,
+            claim: claim.to_string(),
+        };
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": [policy, binding] });
+        self.cluster.apply(&list.to_string())?;
+        wall.stands(true)?;
+        Ok(wall)
+    }
+
     /// Asserts that the user's request ended as a failure that was released and announced: no
     /// claim is left, the record says so, and the reason is on the bus.
     pub(crate) fn assert_released(&self, user: &UserKey, reason: &str) -> Result<()> {
@@ -221,6 +262,50 @@ impl Drop for Pool<'_> {
                 "--wait=false",
             ]);
         }
+    }
+}
+
+/// A user for whom no claim is taken; it comes down when dropped.
+#[derive(Debug)]
+pub(crate) struct Wall<'a> {
+    world: &'a World,
+    name: String,
+    claim: String,
+}
+
+impl Wall<'_> {
+    /// Takes it down.
+    pub(crate) fn fall(self) -> Result<()> {
+        self.remove()?;
+        self.stands(false)
+    }
+
+    /// The API server takes a moment to act on it.
+    fn stands(&self, yes: bool) -> Result<()> {
+        eventually(
+            "whether the claim is refused",
+            SOON,
+            || Ok(self.world.cluster.dry_run(&self.claim).is_err()),
+            |refused| *refused == yes,
+        )?;
+        Ok(())
+    }
+
+    fn remove(&self) -> Result<()> {
+        for kind in [
+            "validatingadmissionpolicybinding",
+            "validatingadmissionpolicy",
+        ] {
+            let cluster = &self.world.cluster;
+            cluster.kubectl(&["delete", kind, &self.name, "--ignore-not-found"])?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Wall<'_> {
+    fn drop(&mut self) {
+        let _ = self.remove();
     }
 }
 

@@ -50,6 +50,12 @@ impl Cluster {
         self.run(args, None)
     }
 
+    /// Asks the API server whether it would take a manifest.
+    pub fn dry_run(&self, manifest: &str) -> Result<()> {
+        self.run(&["create", "--dry-run=server", "-f", "-"], Some(manifest))?;
+        Ok(())
+    }
+
     /// Applies one or more manifests in YAML or JSON.
     pub fn apply(&self, manifests: &str) -> Result<()> {
         self.run(

@@ -1,18 +1,20 @@
 //! Deploying the platform to a stack, the way an operator deploys it to AWS: `cdk bootstrap`,
 //! `cdk deploy --all`, then the charts with Helm.
 //!
-//! Two values connect the halves: the public key that agentd trusts, and the model gateway's master
-//! key. An operator on AWS carries them over as `cdk/README.md` says; here this module does.
+//! Three values connect the halves: the public key that agentd trusts, the model gateway's master
+//! key, and what Slack and its app share. An operator on AWS carries them over as `cdk/README.md`
+//! says; here this module does.
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use carapace_local::{NodeKind, Stack, StackInfo};
-use data_encoding::{BASE64, BASE64URL_NOPAD};
+use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use serde_json::{Value, json};
 
 use crate::aws;
@@ -31,6 +33,9 @@ pub struct Sources<'a> {
     pub root: &'a Path,
     /// Which agent the sandboxes hold: `tests/local/values/agents-<name>.yaml` describes it.
     pub agent: &'a str,
+    /// Whether the model gateway's stand-in has the real LiteLLM behind it, and Bedrock's stand-in
+    /// behind that one; otherwise it answers by itself.
+    pub litellm: bool,
     /// One directory per Lambda, each with its `bootstrap`.
     pub lambdas: &'a Path,
     /// Where Lambdas look for the faults that a scenario asks for; `None` in the demo.
@@ -97,11 +102,29 @@ pub fn install_charts(platform: &Platform, sources: &Sources<'_>) -> Result<()> 
         .to_string(),
     )?;
     let values = sources.root.join("tests/local/values");
+    let mut gateway = vec![values.join("model-gateway.yaml")];
+    let mut extra = Vec::new();
+    let config = sources
+        .root
+        .join("cluster/charts/model-gateway/files/config.yaml");
+    let config = format!("litellm.config={}", config.display());
+    if sources.litellm {
+        gateway.push(values.join("model-gateway-litellm.yaml"));
+        extra = vec!["--set-file", config.as_str()];
+    }
     helm(
         platform,
         "model-gateway",
         &sources.root.join("tests/stand-ins/chart"),
-        &[values.join("model-gateway.yaml")],
+        &gateway,
+        &extra,
+    )?;
+    share_with_slack(platform)?;
+    helm(
+        platform,
+        "slack",
+        &sources.root.join("tests/stand-ins/slack-chart"),
+        &[values.join("slack.yaml")],
         &[],
     )?;
     let set = format!("controlPlane.jwks={}", jwks_file.display());
@@ -131,6 +154,42 @@ pub fn await_warm_pool(platform: &Platform) -> Result<()> {
         },
     )?;
     Ok(())
+}
+
+/// What an operator copies from the Slack app's page: its bot's token and its signing secret.
+fn share_with_slack(platform: &Platform) -> Result<()> {
+    let bot_token = format!("xoxb-0-0-{}", random()?);
+    let put = |output: &str, secret: Value| {
+        let input = json!({
+            "SecretId": platform.control_plane(output)?, "SecretString": secret.to_string(),
+        });
+        platform.aws.call(aws::SECRETS, "PutSecretValue", &input)
+    };
+    put("SlackBotTokenSecretArn", json!({ "bot_token": bot_token }))?;
+    put(
+        "SlackSigningSecretArn",
+        json!({ "signing_secret": random()? }),
+    )?;
+    platform.cluster.apply(
+        &json!({
+            "apiVersion": "v1", "kind": "List", "items": [
+                { "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "slack" } },
+                {
+                    "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+                    "metadata": { "name": "slack-bot-token", "namespace": "slack" },
+                    "stringData": { "bot-token": bot_token },
+                },
+            ],
+        })
+        .to_string(),
+    )
+}
+
+/// 128 bits, as Slack's own secrets have.
+fn random() -> Result<String> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(HEXLOWER.encode(&bytes))
 }
 
 /// The public half of the key in KMS that signs the control plane's calls to agentd.
@@ -207,13 +266,15 @@ fn cdk(stack: &Stack, sources: &Sources<'_>, log: &str, args: &[&str]) -> Result
         format!("account={}", info.account),
         format!("region={}", info.region),
         "allowedEmailDomains=example.com".to_owned(),
+        "signUpPolicy=sign-up-policy.json".to_owned(),
     ] {
         command.arg("-c").arg(value);
     }
     if info.node == NodeKind::Kwok {
-        // No pod answers on a simulated node. Loopback refuses at once, where the gateway's address
+        // No pod answers on a simulated node. Loopback refuses at once, where a service's address
         // would lead out of the machine.
         command.args(["-c", "modelGatewayUrl=http://127.0.0.1:9"]);
+        command.args(["-c", "slackApiUrl=http://127.0.0.1:9/api"]);
     } else {
         command
             .arg("-c")

@@ -11,6 +11,11 @@ use serde_json::{Value, json};
 use crate::aws;
 use crate::{Platform, eventually};
 
+/// The output of the control plane that names the state machine `sandbox-create`.
+pub const SANDBOX_CREATE: &str = "SandboxCreateArn";
+/// The one that names `conversation`.
+pub const CONVERSATION: &str = "ConversationArn";
+
 /// One execution of a state machine.
 #[derive(Clone, Debug)]
 pub struct Execution {
@@ -38,7 +43,13 @@ impl Execution {
 impl Platform {
     /// The executions of `sandbox-create` that the event with this id started, oldest first.
     pub fn executions(&self, event_id: &str) -> Result<Vec<Execution>> {
-        let machine = self.control_plane("SandboxCreateArn")?;
+        self.executions_of(SANDBOX_CREATE, event_id)
+    }
+
+    /// The executions that the event with this id started of the machine that `output` names,
+    /// oldest first.
+    pub fn executions_of(&self, output: &str, event_id: &str) -> Result<Vec<Execution>> {
+        let machine = self.control_plane(output)?;
         let list = self.aws.call(
             aws::STATES,
             "ListExecutions",
@@ -96,12 +107,33 @@ impl Platform {
 
     /// Waits until exactly `count` executions of this event exist and all of them have ended.
     pub fn ended(&self, event_id: &str, count: usize, within: Duration) -> Result<Vec<Execution>> {
+        self.ended_of(SANDBOX_CREATE, event_id, count, within)
+    }
+
+    /// The same of the machine that `output` names.
+    pub fn ended_of(
+        &self,
+        output: &str,
+        event_id: &str,
+        count: usize,
+        within: Duration,
+    ) -> Result<Vec<Execution>> {
         eventually(
             &format!("{count} ended execution(s) for event {event_id}"),
             within,
-            || self.executions(event_id),
+            || self.executions_of(output, event_id),
             |all| all.len() == count && all.iter().all(Execution::has_ended),
         )
+    }
+
+    /// Ends an execution from outside, as an operator may.
+    pub fn stop_execution(&self, arn: &str) -> Result<()> {
+        self.aws.call(
+            aws::STATES,
+            "StopExecution",
+            &json!({ "executionArn": arn, "error": "Stopped", "cause": "by a test" }),
+        )?;
+        Ok(())
     }
 
     /// What happened in an execution, step by step.

@@ -22,6 +22,10 @@ pub struct User {
     pub sub: String,
     /// What the platform knows them by.
     pub key: UserKey,
+    /// What the ID token says of them.
+    pub id_token: Value,
+    /// What the access token says of them.
+    pub access_token: Value,
 }
 
 impl Platform {
@@ -49,7 +53,7 @@ impl Platform {
         Ok(())
     }
 
-    /// Signs in and reads who that is from the ID token.
+    /// Signs in and reads who that is from the tokens.
     pub fn sign_in(&self, email: &str) -> Result<User> {
         let input = json!({
             "ClientId": self.output("CarapaceIdentity", "UserPoolClientId")?,
@@ -59,18 +63,15 @@ impl Platform {
         let answer = self
             .aws
             .call_unsigned(aws::COGNITO, "InitiateAuth", &input)?;
-        let token = aws::string(&answer, "/AuthenticationResult/IdToken")?;
-        let payload = token
-            .split('.')
-            .nth(1)
-            .ok_or_else(|| anyhow!("not a token: {token}"))?;
-        let claims: Value = serde_json::from_slice(&BASE64URL_NOPAD.decode(payload.as_bytes())?)
-            .context("reading the ID token's claims")?;
-        let sub = aws::string(&claims, "/sub")?;
+        let id_token = claims(&aws::string(&answer, "/AuthenticationResult/IdToken")?)?;
+        let access_token = claims(&aws::string(&answer, "/AuthenticationResult/AccessToken")?)?;
+        let sub = aws::string(&id_token, "/sub")?;
         Ok(User {
             email: email.to_owned(),
             key: UserKey::derive(self.output("CarapaceIdentity", "UserPoolId")?, &sub),
             sub,
+            id_token,
+            access_token,
         })
     }
 
@@ -103,6 +104,14 @@ impl Platform {
         eventually(&what, Duration::from_secs(10), newest, Option::is_some)?
             .ok_or_else(|| anyhow!("no code was sent to {email}"))
     }
+}
+
+/// What a token says.
+fn claims(token: &str) -> Result<Value> {
+    let payload = token.split('.').nth(1);
+    let payload = payload.ok_or_else(|| anyhow!("not a token: {token}"))?;
+    serde_json::from_slice(&BASE64URL_NOPAD.decode(payload.as_bytes())?)
+        .context("reading a token's claims")
 }
 
 /// The first run of exactly six digits.

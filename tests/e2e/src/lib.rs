@@ -14,6 +14,7 @@ pub mod execution;
 pub mod identity;
 pub mod platform;
 pub mod reach;
+pub mod slack;
 pub mod tap;
 
 pub use eventually::eventually;

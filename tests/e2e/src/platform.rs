@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -29,6 +29,8 @@ pub struct Platform {
     outputs: Value,
     /// The event that started each execution that was looked at.
     pub(crate) events: Mutex<HashMap<String, String>>,
+    /// What Slack signs its webhooks with, once it was needed.
+    pub(crate) slack_signing_secret: OnceLock<String>,
 }
 
 impl Platform {
@@ -55,6 +57,7 @@ impl Platform {
             outputs: serde_json::from_str(&outputs)
                 .with_context(|| format!("reading {}", path.display()))?,
             events: Mutex::default(),
+            slack_signing_secret: OnceLock::new(),
             info,
         })
     }
@@ -103,7 +106,12 @@ impl Platform {
 
     /// Watches the bus for events about one user, from now on.
     pub fn tap(&self, user: &UserKey) -> Result<Tap<'_>> {
-        Tap::open(self, user)
+        self.tap_on(&json!({ "detail": { "user_key": [user.to_string()] } }))
+    }
+
+    /// Watches the bus for events of this pattern, from now on.
+    pub fn tap_on(&self, pattern: &Value) -> Result<Tap<'_>> {
+        Tap::open(self, pattern)
     }
 
     /// One item of the table, as DynamoDB spells it; `None` when there is none.

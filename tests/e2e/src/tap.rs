@@ -1,16 +1,15 @@
-//! A tap on the bus: a rule and a queue of its own that see every event about one user.
+//! A tap on the bus: a rule and a queue of its own that see every event of one pattern.
 
 use std::cell::RefCell;
 use std::time::Duration;
 
 use anyhow::Result;
-use carapace_core::UserKey;
 use serde_json::{Value, json};
 
 use crate::aws;
 use crate::{Platform, eventually};
 
-/// Sees what is put on the bus about one user. The rule and the queue go when it is dropped.
+/// Sees what is put on the bus, of one pattern. The rule and the queue go when it is dropped.
 #[derive(Debug)]
 pub struct Tap<'a> {
     platform: &'a Platform,
@@ -20,7 +19,7 @@ pub struct Tap<'a> {
 }
 
 impl<'a> Tap<'a> {
-    pub(crate) fn open(platform: &'a Platform, user: &UserKey) -> Result<Self> {
+    pub(crate) fn open(platform: &'a Platform, pattern: &Value) -> Result<Self> {
         let rule = format!("tap-{}", ulid::Ulid::generate());
         let queue = platform
             .aws
@@ -45,8 +44,8 @@ impl<'a> Tap<'a> {
             .aws
             .call(aws::SQS, "SetQueueAttributes", &attributes)?;
         let bus = platform.control_plane("BusName")?;
-        let pattern = json!({ "detail": { "user_key": [user.to_string()] } }).to_string();
-        let input = json!({ "Name": rule, "EventBusName": bus, "EventPattern": pattern });
+        let input =
+            json!({ "Name": rule, "EventBusName": bus, "EventPattern": pattern.to_string() });
         platform.aws.call(aws::EVENTS, "PutRule", &input)?;
         let targets =
             json!({ "Rule": rule, "EventBusName": bus, "Targets": [{ "Id": "tap", "Arn": arn }] });

@@ -44,6 +44,12 @@ def sign_up(aws, client, name, email):
     )
 
 
+def verified(aws, pool_id, name):
+    """What the pool says of whether this user's address is verified, if it says anything."""
+    user = aws.cognito_idp.admin_get_user(UserPoolId=pool_id, Username=name)
+    return [a["Value"] for a in user["UserAttributes"] if a["Name"] == "email_verified"]
+
+
 def error_of(call, *arguments):
     with pytest.raises(botocore.exceptions.ClientError) as raised:
         call(*arguments)
@@ -89,7 +95,10 @@ def test_only_the_code_that_was_sent_confirms_the_user(aws, pool, stack):
         aws.cognito_idp.confirm_sign_up(ClientId=client, Username="bob", ConfirmationCode=given)
 
     assert error_of(confirm, wrong)["Code"] == "CodeMismatchException"
+    pool_id = pool[0]
+    assert "true" not in verified(aws, pool_id, "bob")
     confirm(code)
+    assert verified(aws, pool_id, "bob") == ["true"]
     tokens = aws.cognito_idp.initiate_auth(
         ClientId=client,
         AuthFlow="USER_PASSWORD_AUTH",

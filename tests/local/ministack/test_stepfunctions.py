@@ -182,3 +182,72 @@ def test_a_start_can_be_answered_by_another_start(aws):
 
     eventually(statuses, "one answer to RUNNING and one to SUCCEEDED")
     aws.events.remove_targets(Rule="answer", Ids=["it"])
+
+
+NESTED = "states:startExecution.sync:2"
+
+
+def may_wait_for(child):
+    """What a machine needs to start another and hear of its end."""
+    executions = child.replace(":stateMachine:", ":execution:") + ":*"
+    rule = arn("events", "rule/StepFunctionsGetEventsForStepFunctionsExecutionRule")
+    return (
+        allow("states:StartExecution", resource=child),
+        allow("states:DescribeExecution", resource=executions),
+        allow("events:PutTargets", "events:PutRule", "events:DescribeRule", resource=rule),
+    )
+
+
+def test_a_nested_execution_runs_under_its_own_role_and_hands_its_output_back(aws):
+    function = aws.function()
+    own = allow("lambda:InvokeFunction", resource=function)
+    child = aws.machine(task("lambda:invoke", FunctionName=function, Payload={"a": 1}), own)
+    waiting = task(NESTED, StateMachineArn=child, Input={"b": 2})
+    ended = aws.run(aws.machine(waiting, *may_wait_for(child)))
+    assert json.loads(ended["output"])["Output"]["Payload"]["event"] == {"a": 1}
+    assert aws.run(aws.machine(waiting, *may_wait_for(child)[:2]))["status"] == "FAILED"
+
+
+def test_a_nested_execution_that_fails_is_a_failed_task_that_tells_its_error(aws):
+    child = aws.machine({"Only": {"Type": "Fail", "Error": "NotToday", "Cause": "it rains"}})
+    waiting = task(NESTED, StateMachineArn=child, Input={"b": 2})
+    ended = aws.run(aws.machine(waiting, *may_wait_for(child)))
+    assert (ended["status"], ended["error"]) == ("FAILED", "States.TaskFailed")
+    described = json.loads(ended["cause"])
+    told = [described[name] for name in ("Status", "Error", "Cause", "Input", "StateMachineArn")]
+    assert told == ["FAILED", "NotToday", "it rains", '{"b": 2}', child]
+
+
+@pytest.mark.parametrize("status", ["ABORTED", "TIMED_OUT"])
+def test_an_execution_that_is_cut_off_is_an_event_that_starts_another(aws, status):
+    """MiniStack says so itself; what the patches add is that an execution can be timed out."""
+    successor = aws.machine({"Only": {"Type": "Succeed"}})
+    waits = {"Only": {"Type": "Wait", "Seconds": 30, "End": True}}
+    machine = aws.machine(waits, TimeoutSeconds=1 if status == "TIMED_OUT" else 60)
+    pattern = {
+        "source": ["aws.states"],
+        "detail-type": ["Step Functions Execution Status Change"],
+        "detail": {"status": ["ABORTED", "TIMED_OUT"], "stateMachineArn": [machine]},
+    }
+    rule = aws.name("rule")
+    aws.events.put_rule(Name=rule, EventPattern=json.dumps(pattern))
+    role = aws.role("events.amazonaws.com", allow("states:StartExecution", resource=successor))
+    aws.events.put_targets(Rule=rule, Targets=[{"Id": "it", "Arn": successor, "RoleArn": role}])
+    execution = aws.start(machine, a=1)
+    if status == "ABORTED":
+        aws.stepfunctions.stop_execution(executionArn=execution)
+
+    def started():
+        return aws.stepfunctions.list_executions(stateMachineArn=successor)["executions"]
+
+    (found,) = eventually(started, f"{status} has started the successor")
+    described = aws.stepfunctions.describe_execution(executionArn=found["executionArn"])
+    event = json.loads(described["input"])
+    assert (event["source"], event["resources"]) == ("aws.states", [execution])
+    detail = event["detail"]
+    assert (detail["executionArn"], detail["name"]) == (execution, execution.rsplit(":", 1)[-1])
+    assert (detail["status"], detail["stateMachineArn"]) == (status, machine)
+    assert json.loads(detail["input"]) == {"a": 1}
+    assert detail["inputDetails"] == {"included": True}
+    assert isinstance(detail["startDate"], int) and isinstance(detail["stopDate"], int)
+    aws.events.remove_targets(Rule=rule, Ids=["it"])

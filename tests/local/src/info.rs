@@ -57,6 +57,9 @@ pub struct StackInfo {
     pub netns_pid: Option<u32>,
     /// Where pods reach the model gateway.
     pub model_gateway_url: String,
+    /// Where Slack's stand-in answers once its chart is installed, inside and outside of the stack;
+    /// absent where no pod runs. Its page is at the root.
+    pub slack_url: Option<String>,
     /// Listeners that no pod of an agent may reach, or that it may: what network tests dial.
     pub decoys: Vec<Decoy>,
 }

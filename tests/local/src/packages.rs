@@ -83,6 +83,7 @@ const COMMON: &[(&str, Proof, &str, &str)] = &[
         "the check of the Lambda functions",
     ),
     ("curl", Proof::Program, "curl", "the stack's tests"),
+    ("g++", Proof::Program, "g++", "the fuzz targets"),
     ("pgrep", Proof::Program, "procps", "the launcher's tests"),
 ];
 

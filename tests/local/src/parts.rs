@@ -276,6 +276,10 @@ fn describe(site: &Site, decoys: Vec<Decoy>) -> StackInfo {
             Isolation::Processes => None,
         },
         model_gateway_url: "http://10.96.0.40:4000".to_owned(),
+        slack_url: match site.plan.node {
+            NodeKind::Gvisor => Some(format!("http://127.0.0.1:{}", site.ports.slack)),
+            NodeKind::Kwok | NodeKind::None => None,
+        },
         decoys,
     }
 }

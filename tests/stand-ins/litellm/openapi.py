@@ -7,7 +7,8 @@ leaves the answers of its completion routes undescribed, so the models that it b
 from are added to the components, as "answer-<their name>". And what no schema says, the real proxy
 says itself: "x-observed" holds requests and the answers that it gave to them, in this process,
 without a database and with a model whose reply is fixed. Routes that need the database can't be
-observed this way; they are checked against their schemas alone.
+observed this way; they are checked against their schemas alone. Budgets need it too: "x-budget" is what
+the proxy's own check and its own error handling make of a key that has spent its budget.
 """
 
 import json
@@ -136,6 +137,32 @@ def observed(app) -> list:
     return observations
 
 
+def over_budget() -> dict:
+    import asyncio
+
+    import litellm
+    from litellm.proxy._types import UserAPIKeyAuth
+    from litellm.proxy.auth.auth_checks import virtual_key_max_budget_check
+    from litellm.proxy.auth.auth_exception_handler import _as_proxy_exception
+    from litellm.proxy.proxy_server import proxy_logging_obj
+
+    key = UserAPIKeyAuth(
+        token="0" * 64, key_alias="alice", key_name="sk-...6789", spend=1.5, max_budget=1.0
+    )
+
+    async def check():
+        await virtual_key_max_budget_check(
+            valid_token=key, proxy_logging_obj=proxy_logging_obj, user_obj=None
+        )
+
+    try:
+        asyncio.run(check())
+    except litellm.BudgetExceededError as error:
+        answer = _as_proxy_exception(error)
+        return {"status": int(answer.code), "body": {"error": answer.to_dict()}}
+    sys.exit("the proxy lets a key be used that has spent its budget")
+
+
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
@@ -157,6 +184,7 @@ def main() -> None:
         described["x-master-key"] = MASTER_KEY
         described["x-model"] = MODEL
         described["x-observed"] = observed(app)
+        described["x-budget"] = over_budget()
 
     target = Path(sys.argv[1])
     beside = target.with_suffix(".new")

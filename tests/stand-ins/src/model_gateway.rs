@@ -3,16 +3,24 @@
 //! Status codes, error forms and odd habits are those of the real proxy, read from its source and
 //! seen at it: a second key of the same alias is refused, the same key again under another alias
 //! changes nothing and is answered all the same, a deleted key is still told about, a key in a query
-//! may be given as its hash. A completion repeats the user's last message, and is paid for from the
-//! key that was used, so that `spend` tells whose key a call carried.
+//! may be given as its hash. A completion follows the script in what is asked, and is paid for from the
+//! key that was used, so that `spend` tells whose key a call carried and when its budget is used up.
+//! With the real LiteLLM behind it, only the keys are kept here, and completions go on to that one.
+//!
+//! `POST /_stand-in/script {"user_id": …, "model": "429", "times": 2}`, with the master key, makes the
+//! next calls of a user's keys fail as if the word stood behind `MODEL` in what they ask; without
+//! `times` all of them, and without `model` none any more.
 
 mod completions;
 mod keys;
+mod refusals;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Query, Request, State};
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -21,10 +29,13 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::model::Fault;
 use keys::{Caller, Keys};
 
 /// Longer bodies aren't read; the real proxy's limit is the server's.
 const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
+/// Below the second that the kubelet gives its probe.
+const ALIVE_WITHIN: Duration = Duration::from_millis(800);
 
 /// What a gateway is started with.
 #[derive(Clone)]
@@ -40,6 +51,14 @@ pub struct Settings {
 pub struct ModelGateway {
     settings: Settings,
     keys: Arc<Mutex<Keys>>,
+    litellm: Option<LiteLlm>,
+}
+
+/// The real one.
+#[derive(Clone)]
+struct LiteLlm {
+    url: String,
+    client: reqwest::Client,
 }
 
 /// Why a gateway can't be started.
@@ -63,6 +82,17 @@ impl ModelGateway {
         Ok(Self {
             settings,
             keys: Arc::default(),
+            litellm: None,
+        })
+    }
+
+    /// The same, with completions passed on to the real LiteLLM at this address.
+    pub fn in_front_of(self, url: &str) -> reqwest::Result<Self> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Self {
+            litellm: Some(LiteLlm { url, client }),
+            ..self
         })
     }
 
@@ -76,6 +106,7 @@ impl ModelGateway {
             .route("/chat/completions", post(complete))
             .route("/v1/models", get(models))
             .route("/models", get(models))
+            .route("/_stand-in/script", post(script))
             .route("/health/liveliness", get(async || Json("I'm alive!")))
             .route("/health/readiness", get(readiness))
             .fallback(async || (StatusCode::NOT_FOUND, Json(json!({"detail": "Not Found"}))))
@@ -264,10 +295,107 @@ async fn complete(
     request: Request,
 ) -> Result<Response, Failure> {
     let caller = gateway.caller(request.headers())?;
+    gateway.keys().within_budget(&caller)?;
     let body = body(request).await?;
-    let completion = completions::Completion::of(&body, &gateway.settings.model, Timestamp::now())?;
+    let now = Timestamp::now();
+    let mut completion = completions::Completion::of(&body, &gateway.settings.model, now)?;
+    let told = gateway.keys().fault(&caller);
+    if let Some(fault) = told {
+        completion.fail(fault);
+    }
+    match completion.fault() {
+        Some(Fault::Budget) => return Err(gateway.keys().over_budget(&caller)),
+        Some(Fault::Status(401)) => return Err(gateway.keys().unknown(&caller)),
+        Some(Fault::Limit) => {
+            let Caller::Key(hash) = &caller else {
+                return Ok(refusals::of_limiter("master"));
+            };
+            return Ok(refusals::of_limiter(hash));
+        }
+        _ => {}
+    }
+    if let Some(litellm) = &gateway.litellm {
+        // Told by the control route, a fault isn't in what the model will read.
+        if told.is_none() {
+            let answer = litellm.pass_on(&gateway.settings.master_key, body).await?;
+            gateway.keys().spend(&caller, completion.cost());
+            return Ok(answer);
+        }
+    }
+    match completion.fault() {
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Status(status)) => {
+            if let Some(refusal) = refusals::of_provider(status, &gateway.settings.model) {
+                return Ok(refusal);
+            }
+        }
+        _ => {}
+    }
     gateway.keys().spend(&caller, completion.cost());
     Ok(completion.into_response())
+}
+
+impl LiteLlm {
+    async fn is_alive(&self) -> bool {
+        let url = format!("{}/health/liveliness", self.url);
+        let answer = self.client.get(url).timeout(ALIVE_WITHIN).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// The answer streams back as it comes.
+    async fn pass_on(&self, master_key: &str, body: Vec<u8>) -> Result<Response, Failure> {
+        let url = format!("{}/v1/chat/completions", self.url);
+        let request = self
+            .client
+            .post(url)
+            .bearer_auth(master_key)
+            .header(CONTENT_TYPE, "application/json")
+            .body(body);
+        let answer = request.send().await.map_err(|error| {
+            let message = format!("LiteLLM can't be reached: {error}");
+            Failure::proxy(StatusCode::BAD_GATEWAY, "internal_server_error", message)
+        })?;
+        let mut response = Response::builder().status(answer.status());
+        for name in [CONTENT_TYPE, RETRY_AFTER] {
+            if let Some(value) = answer.headers().get(&name) {
+                response = response.header(name, value);
+            }
+        }
+        let body = Body::from_stream(answer.bytes_stream());
+        response.body(body).map_err(|error| {
+            Failure::proxy(
+                StatusCode::BAD_GATEWAY,
+                "internal_server_error",
+                error.to_string(),
+            )
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Told {
+    user_id: String,
+    /// The word behind `MODEL`.
+    model: Option<String>,
+    times: Option<u32>,
+}
+
+async fn script(
+    State(gateway): State<ModelGateway>,
+    request: Request,
+) -> Result<StatusCode, Failure> {
+    gateway.master(request.headers(), "/_stand-in/script")?;
+    let invalid =
+        |message: String| Failure::proxy(StatusCode::BAD_REQUEST, "invalid_request_error", message);
+    let told: Told = serde_json::from_slice(&body(request).await?)
+        .map_err(|error| invalid(error.to_string()))?;
+    let fault = match told.model.as_deref() {
+        None => None,
+        Some(word) => Some(Fault::parse(word).ok_or_else(|| invalid(format!("no fault {word}")))?),
+    };
+    gateway.keys().tell(told.user_id, fault, told.times);
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn models(
@@ -282,6 +410,15 @@ async fn models(
     Ok(Json(json!({"data": [entry], "object": "list"})))
 }
 
-async fn readiness() -> Json<Value> {
-    Json(json!({"status": "healthy", "db": "connected"}))
+/// With the real one behind it, nobody is served before that one is.
+async fn readiness(State(gateway): State<ModelGateway>) -> Response {
+    let is_ready = match &gateway.litellm {
+        Some(litellm) => litellm.is_alive().await,
+        None => true,
+    };
+    if is_ready {
+        Json(json!({"status": "healthy", "db": "connected"})).into_response()
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE.into_response()
+    }
 }

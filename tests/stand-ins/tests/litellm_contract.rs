@@ -374,3 +374,42 @@ fn shape(value: &Value) -> Value {
             .collect(),
     }
 }
+
+#[tokio::test]
+async fn a_spent_budget_is_refused_in_the_real_gateways_words() {
+    let stand_in = StandIn::start().await;
+    let key = "sk-0123456789abcdefghijklmnopqrstuvwxyz6789";
+    let body = json!({"key": key, "key_alias": "alice", "max_budget": 0.000_001});
+    stand_in
+        .exchange("post", "/key/generate", Some(&body))
+        .await;
+    let complete = async || {
+        let request = stand_in.request("post", "/v1/chat/completions");
+        let request = request.bearer_auth(key).json(&completion_request());
+        request.send().await.unwrap()
+    };
+    assert_eq!(complete().await.status(), 200);
+    let refused = complete().await;
+    let real = &contract()["x-budget"];
+    assert_eq!(refused.status().as_u16(), real["status"]);
+    let mut said: Value = refused.json().await.unwrap();
+    let mut real = real["body"].clone();
+    for answer in [&mut said, &mut real] {
+        let message = answer["error"]["message"].as_str().unwrap();
+        answer["error"]["message"] = json!(without_amounts(message));
+    }
+    assert_eq!(said, real);
+}
+
+/// What was spent and what might have been differ.
+fn without_amounts(message: &str) -> String {
+    let words = message.split(' ').map(|word| {
+        let amount = word.trim_end_matches(',');
+        if amount.parse::<f64>().is_ok() {
+            "N"
+        } else {
+            word
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}

@@ -234,3 +234,125 @@ fn a_master_key_without_its_prefix_is_refused() {
     };
     assert!(ModelGateway::new(settings).is_err());
 }
+
+impl Gateway {
+    async fn ask(&self, text: &str, stream: bool) -> reqwest::Response {
+        let messages = json!([{"role": "user", "content": text}]);
+        let body = json!({"model": "agent", "messages": messages, "stream": stream});
+        let url = format!("{}/v1/chat/completions", self.base);
+        let request = self.client.post(url).bearer_auth(ALICE).json(&body);
+        request.send().await.unwrap()
+    }
+
+    async fn tell(&self, key: &str, script: Value) -> u16 {
+        let url = format!("{}/_stand-in/script", self.base);
+        let request = self.client.post(url).bearer_auth(key).json(&script);
+        request.send().await.unwrap().status().as_u16()
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_says_how_a_call_fails_streamed_or_not() {
+    let gateway = Gateway::start().await;
+    gateway.generate(ALICE, "alice").await;
+    for (word, status, kind) in [
+        ("401", 401, "token_not_found_in_db"),
+        ("403", 403, "permission_error"),
+        ("429", 429, "throttling_error"),
+        ("LIMIT", 429, "throttling_error"),
+        ("BUDGET", 422, "budget_exceeded"),
+        ("500", 503, "internal_server_error"),
+        ("503", 503, "internal_server_error"),
+    ] {
+        for stream in [true, false] {
+            let answer = gateway.ask(&format!("please MODEL {word}"), stream).await;
+            assert_eq!(answer.status(), status, "{word}");
+            let waits = answer.headers().contains_key("retry-after");
+            assert_eq!(waits, word == "LIMIT");
+            let error = answer.json::<Value>().await.unwrap()["error"].take();
+            assert_eq!(error["type"], kind, "{error}");
+            assert_eq!(error["code"], status.to_string(), "{error}");
+        }
+    }
+    let cut = gateway.ask("MODEL CUT", true).await.text().await.unwrap();
+    assert!(cut.contains("said: ") && !cut.contains("[DONE]"), "{cut}");
+    let midway = gateway.ask("MODEL MIDWAY", true).await;
+    let midway = midway.text().await.unwrap();
+    assert!(
+        midway.contains("said: ") && midway.contains(r#""code":"429""#),
+        "{midway}"
+    );
+    let hangs = gateway.ask("MODEL HANG", true);
+    let patience = std::time::Duration::from_millis(200);
+    assert!(tokio::time::timeout(patience, hangs).await.is_err());
+}
+
+#[tokio::test]
+async fn a_key_that_has_spent_its_budget_is_refused() {
+    let gateway = Gateway::start().await;
+    let body = json!({"key": ALICE, "key_alias": "alice", "max_budget": 0.000_001});
+    gateway.post(MASTER, "/key/generate", body).await;
+    assert_eq!(gateway.say(ALICE).await.0, 200);
+    let (status, body) = gateway.say(ALICE).await;
+    assert_eq!(
+        (status, &body["error"]["type"]),
+        (422, &json!("budget_exceeded"))
+    );
+    let message = body["error"]["message"].as_str().unwrap();
+    let expected = "Budget has been exceeded! Key=alice (sk-...6789) Current cost: ";
+    assert!(message.starts_with(expected), "{message}");
+}
+
+#[tokio::test]
+async fn the_calls_of_a_users_keys_fail_as_told_and_nobody_elses() {
+    let gateway = Gateway::start().await;
+    gateway.generate(ALICE, "alice").await;
+    let body = json!({"key": BOB, "key_alias": "bob", "user_id": "b"});
+    gateway.post(MASTER, "/key/generate", body).await;
+    let twice = json!({"user_id": "a", "model": "429", "times": 2});
+    assert_eq!(gateway.tell(ALICE, twice.clone()).await, 401);
+    assert_eq!(
+        gateway
+            .tell(MASTER, json!({"user_id": "a", "model": "7"}))
+            .await,
+        400
+    );
+    assert_eq!(gateway.tell(MASTER, twice).await, 204);
+    assert_eq!(gateway.say(BOB).await.0, 200);
+    let answers = [
+        gateway.say(ALICE).await.0,
+        gateway.say(ALICE).await.0,
+        gateway.say(ALICE).await.0,
+    ];
+    assert_eq!(answers, [429, 429, 200]);
+    gateway
+        .tell(MASTER, json!({"user_id": "a", "model": "BUDGET"}))
+        .await;
+    for _ in 0..3 {
+        assert_eq!(gateway.say(ALICE).await.0, 422);
+    }
+    gateway.tell(MASTER, json!({"user_id": "a"})).await;
+    assert_eq!(gateway.say(ALICE).await.0, 200);
+}
+
+#[tokio::test]
+async fn an_agent_with_tools_is_answered_by_the_whole_script() {
+    let gateway = Gateway::start().await;
+    gateway.generate(ALICE, "alice").await;
+    let tools = json!([{"type": "function", "function": {"name": "exec"}}]);
+    let ask = async |messages: Value| {
+        let body = json!({"model": "agent", "messages": messages, "tools": tools});
+        let (status, answer) = gateway.post(ALICE, "/v1/chat/completions", body).await;
+        assert_eq!(status, 200);
+        answer["choices"][0].clone()
+    };
+    let asked = json!({"role": "user", "content": "TOOL cat file"});
+    let choice = ask(json!([asked])).await;
+    assert_eq!(choice["finish_reason"], "tool_calls");
+    let call = &choice["message"]["tool_calls"][0];
+    assert_eq!(call["function"]["arguments"], r#"{"command":"cat file"}"#);
+    let result = json!({"role": "tool", "tool_call_id": call["id"], "content": "42"});
+    let choice = ask(json!([asked, choice["message"], result])).await;
+    let said = choice["message"]["content"].as_str().unwrap();
+    assert_eq!(said, "You said: TOOL cat file The tool said: 42");
+}

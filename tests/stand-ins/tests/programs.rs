@@ -16,6 +16,7 @@ use serde_json::Value;
 
 const PAUSE: &str = env!("CARGO_BIN_EXE_pause");
 const GATEWAY: &str = env!("CARGO_BIN_EXE_model-gateway");
+const SLACK: &str = env!("CARGO_BIN_EXE_slack");
 const AGENT: &str = env!("CARGO_BIN_EXE_scripted-agent");
 
 /// Ends with the test.
@@ -67,6 +68,7 @@ fn each_says_that_it_is_a_stand_in_and_for_what() {
     for (program, original) in [
         (PAUSE, "Kubernetes"),
         (GATEWAY, "LiteLLM"),
+        (SLACK, "Slack"),
         (AGENT, "OpenClaw"),
     ] {
         let help = Command::new(program).arg("--help").output().unwrap();
@@ -112,6 +114,23 @@ fn the_gateway_takes_its_master_key_from_a_file_or_not_at_all() {
     gateway.line();
     assert!(gateway.line().contains("listening"));
     gateway.ends_on_sigterm();
+}
+
+#[test]
+fn slack_takes_its_bots_token_from_a_file_or_not_at_all_and_ends_on_sigterm() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("bot-token");
+    std::fs::write(&file, "xoxb-token\n").unwrap();
+    let mut command = Command::new(SLACK);
+    command.args(["--host", "127.0.0.1", "--port", "0"]);
+    command.env_remove("SLACK_BOT_TOKEN");
+    let without = command.output().unwrap();
+    assert!(!without.status.success());
+    assert!(String::from_utf8_lossy(&without.stderr).contains("SLACK_BOT_TOKEN_FILE"));
+    let mut slack = Program::start(command.env("SLACK_BOT_TOKEN_FILE", &file));
+    assert!(slack.line().contains("stand-in for Slack"));
+    assert!(slack.line().contains("127.0.0.1:"));
+    slack.ends_on_sigterm();
 }
 
 #[test]

@@ -2,16 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use carapace_asl::HistoryEvent;
+use anyhow::{Result, ensure};
 use carapace_e2e::Platform;
 use carapace_e2e::cluster::AGENTS;
 use carapace_e2e::identity::User;
 use carapace_e2e::platform::SandboxRequest;
 use serde_json::json;
 
-use super::{SOON, warm_sandbox};
-use crate::docs;
+use super::{SOON, draw, warm_sandbox};
 use crate::ui::{Ui, human};
 
 /// Shows the chain, twice with the same event; returns the drawing of the first execution.
@@ -58,7 +56,7 @@ pub(crate) fn run(ui: Ui, platform: &Platform, user: &User) -> Result<String> {
         "A bare claim on the same pool",
         format!("{} (the API server and agent-sandbox alone)", human(bare)),
     );
-    draw(ui, &history)
+    draw(ui, "sandbox-create", &history)
 }
 
 /// A second person's agent, when the functions have run before.
@@ -97,15 +95,7 @@ pub(crate) fn without_a_node(ui: Ui, platform: &Platform, user: &User) -> Result
         detail["reason"]
     ));
     ui.row("A bare claim", human(bare));
-    draw(ui, &platform.history(&execution.arn)?)
-}
-
-fn draw(ui: Ui, history: &[HistoryEvent]) -> Result<String> {
-    let machine = docs::machines()?
-        .into_iter()
-        .find(|machine| machine.name == "sandbox-create")
-        .context("statemachines/sandbox-create.asl.json is missing")?;
-    Ok(carapace_asl::draw_execution(&machine, history, ui.color()))
+    draw(ui, "sandbox-create", &platform.history(&execution.arn)?)
 }
 
 /// The floor: what a claim costs without any of ours around it.

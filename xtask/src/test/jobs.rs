@@ -59,6 +59,11 @@ pub(super) const ALL: &[Job] = &[
         run: unit,
     },
     Job {
+        name: "fuzz",
+        checks: "what strangers' text goes through, fuzzed for some seconds",
+        run: super::fuzz::run,
+    },
+    Job {
         name: "lambdas",
         checks: "the functions build as they are deployed, for the glibc that Lambda has",
         run: lambdas,
@@ -80,8 +85,13 @@ pub(super) const ALL: &[Job] = &[
     },
     Job {
         name: "litellm",
-        checks: "the model gateway's stand-in keeps to LiteLLM's own OpenAPI document",
+        checks: "the real LiteLLM as it is deployed, from agentd to Bedrock; its stand-in keeps to it",
         run: litellm,
+    },
+    Job {
+        name: "slack",
+        checks: "Slack's stand-in knows the arguments of Slack's own SDK, and no others",
+        run: slack,
     },
     Job {
         name: "stack",
@@ -219,7 +229,10 @@ fn launcher(ui: Ui, _: Option<&str>) -> Result<Count> {
 fn litellm(ui: Ui, _: Option<&str>) -> Result<Count> {
     let folder = root().join("tests/stand-ins/litellm");
     let python = python(ui, "tests/stand-ins/litellm/requirements.txt")?;
-    let document = python.with_file_name("openapi.json");
+    let script = folder.join("openapi.py");
+    // What it says depends on the script, too.
+    let written_by = crate::machine::short(&std::fs::read(&script)?);
+    let document = python.with_file_name(format!("openapi-{written_by}.json"));
     if !document.is_file() {
         let step = ui.step(
             "writing down LiteLLM's OpenAPI document",
@@ -227,24 +240,39 @@ fn litellm(ui: Ui, _: Option<&str>) -> Result<Count> {
         );
         // Written whole or not at all: a cut document would be found again and again.
         let partial = document.with_extension("partial");
-        quietly(
-            Command::new(&python)
-                .arg(folder.join("openapi.py"))
-                .arg(&partial),
-        )?;
+        quietly(Command::new(&python).arg(&script).arg(&partial))?;
         std::fs::rename(&partial, &document)?;
         step.done("LiteLLM's OpenAPI document");
     }
     let mut command = cargo();
-    command.args([
-        "test",
-        "--locked",
-        "--package",
-        "carapace-stand-ins",
-        "--test",
-        "litellm_contract",
-    ]);
-    command.env("LITELLM_OPENAPI", document);
+    command
+        .args(["test", "--locked"])
+        .args([
+            "--package",
+            "carapace-stand-ins",
+            "--test",
+            "litellm_contract",
+        ])
+        .args(["--package", "carapace-agentd", "--test", "litellm"])
+        .env("LITELLM_OPENAPI", document)
+        .env("LITELLM_PYTHON", python);
+    counted(ui, Runner::Cargo, &mut command)
+}
+
+fn slack(ui: Ui, _: Option<&str>) -> Result<Count> {
+    let python = python(ui, "tests/stand-ins/slack/requirements.txt")?;
+    let document = python.with_file_name("slack-arguments.json");
+    // Every time: it takes no time, and what it says depends on the script, too.
+    quietly(
+        Command::new(&python)
+            .arg(root().join("tests/stand-ins/slack/arguments.py"))
+            .arg(&document),
+    )?;
+    let mut command = cargo();
+    command
+        .args(["test", "--locked", "--package", "carapace-stand-ins"])
+        .args(["--test", "slack_contract"])
+        .env("SLACK_ARGUMENTS", document);
     counted(ui, Runner::Cargo, &mut command)
 }
 

@@ -12,6 +12,8 @@ use std::collections::{HashMap, VecDeque};
 use carapace_core::agentd::{ActivityPhase, ErrorBody, ErrorName, TurnEvent};
 use carapace_core::{ConversationId, TurnId};
 
+use crate::model_error;
+
 /// How much is kept.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -59,6 +61,10 @@ pub(crate) enum Heard {
         message: Option<String>,
         text: String,
     },
+    /// What it has said of one message counts no more: the model's answer broke off, and it asks again.
+    TakenBack {
+        message: Option<String>,
+    },
     Tool {
         name: String,
         phase: ActivityPhase,
@@ -68,7 +74,16 @@ pub(crate) enum Heard {
     /// The word to the user.
     Answered(String),
     Aborted,
-    Failed,
+    Failed(Fault),
+}
+
+/// Why a run failed, as OpenClaw tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A model call failed, for this reason, if OpenClaw is sure of one.
+    Model(Option<ErrorName>),
+    /// Something else.
+    Other,
 }
 
 /// What a reader is told next.
@@ -102,6 +117,19 @@ impl Ending {
             ErrorName::AgentUnavailable => {
                 "The agent can't be reached at the moment. Try again in a minute."
             }
+            ErrorName::ModelKeyRejected => {
+                "The model refused this agent's key. It gets a new one when it is started again; \
+                 if this goes on, tell your administrator."
+            }
+            ErrorName::ModelRateLimited => {
+                "The model is asked too often at the moment. Try again in a few minutes."
+            }
+            ErrorName::ModelBudgetExceeded => {
+                "Your budget for the model is used up. Your administrator can raise it."
+            }
+            ErrorName::ModelUnavailable => {
+                "The model can't be reached at the moment. Try again in a few minutes."
+            }
             _ => "The agent could not finish its answer. Try again.",
         }
     }
@@ -133,6 +161,8 @@ struct Turn {
     /// Where in `said` the message under way begins, and OpenClaw's id of it.
     message: (usize, Option<String>),
     settled: bool,
+    /// The last error of the model's gateway since the turn began, in whatever turn's call.
+    model_error: Option<ErrorName>,
     /// How it is to end once the agent has stopped.
     stopping: Option<Ending>,
     end: Option<TurnEvent>,
@@ -187,6 +217,7 @@ impl Book {
             said: String::new(),
             message: (0, None),
             settled: false,
+            model_error: None,
             stopping: None,
             end: None,
         };
@@ -210,6 +241,7 @@ impl Book {
         };
         match heard {
             Heard::Said { message, text } => self.said(&id, message, &text),
+            Heard::TakenBack { message } => self.take_back(&id, message.as_deref()),
             Heard::Tool { name, phase } => {
                 let events = self.limits.events;
                 if let Some(turn) = self.running(&id) {
@@ -224,7 +256,10 @@ impl Book {
             }
             Heard::Answered(text) => self.answer(&id, &text),
             Heard::Aborted => self.aborted(&id),
-            Heard::Failed => self.fail(&id, Ending(ErrorName::AgentFailed)),
+            Heard::Failed(fault) => {
+                let ending = self.ending(&id, fault);
+                self.fail(&id, ending);
+            }
         }
         true
     }
@@ -267,6 +302,49 @@ impl Book {
         turn.entries
             .retain(|(_, entry)| matches!(entry, Entry::Activity { .. }));
         turn.push(Entry::Text, events);
+    }
+
+    /// Takes back what was said of the message under way. Another one's end stays: it was whole.
+    fn take_back(&mut self, id: &TurnId, message: Option<&str>) {
+        let events = self.limits.events;
+        let Some(turn) = self.running(id) else { return };
+        let (begin, current) = &turn.message;
+        if current.as_deref() != message || *begin >= turn.said.len() {
+            return;
+        }
+        turn.said.truncate(*begin);
+        turn.message.1 = None;
+        turn.settled = false;
+        turn.entries
+            .retain(|(_, entry)| matches!(entry, Entry::Activity { .. }));
+        turn.push(Entry::Text, events);
+    }
+
+    /// Notes that the model's gateway answered a call with an error. The call doesn't say whose it
+    /// is, so it may have been for any of the turns under way, and is noted for all.
+    pub(crate) fn model_failed(&mut self, name: ErrorName) {
+        let is_lasting = |known: ErrorName| {
+            matches!(
+                known,
+                ErrorName::ModelKeyRejected | ErrorName::ModelBudgetExceeded
+            )
+        };
+        for turn in self.turns.values_mut().filter(|turn| turn.end.is_none()) {
+            // What is wrong with the key stays wrong, whatever happens to the next call.
+            if !turn.model_error.is_some_and(is_lasting) {
+                turn.model_error = Some(name);
+            }
+        }
+    }
+
+    /// How a turn ends whose run failed.
+    pub(crate) fn ending(&self, id: &TurnId, fault: Fault) -> Ending {
+        let answered = self.turns.get(id).and_then(|turn| turn.model_error);
+        let name = match fault {
+            Fault::Model(reason) => model_error::of_turn(reason, answered),
+            Fault::Other => None,
+        };
+        Ending(name.unwrap_or(ErrorName::AgentFailed))
     }
 
     /// Ends the turn well.
@@ -606,11 +684,55 @@ mod tests {
     fn a_turn_ends_once() {
         let mut book = book();
         book.heard("t", Heard::Answered("yes".into()));
-        book.heard("t", Heard::Failed);
+        book.heard("t", Heard::Failed(Fault::Other));
         book.heard("t", said("1", "more"));
         book.fail(&turn("t"), Ending(ErrorName::TurnTimedOut));
         let (held, rest) = read(&book, "t", 0, String::new());
         assert_eq!((held.as_str(), rest), ("", vec!["done yes".to_owned()]));
+    }
+
+    #[test]
+    fn an_answer_that_broke_off_is_taken_back_and_told_again_once() {
+        let mut book = book();
+        book.heard("t", said("1", "whole"));
+        book.heard("t", said("2", "bro"));
+        let (held, _) = read(&book, "t", 0, String::new());
+        assert_eq!(held, "whole\n\nbro");
+        let taken_back = Heard::TakenBack {
+            message: Some("2".to_owned()),
+        };
+        book.heard("t", taken_back.clone());
+        book.heard("t", taken_back);
+        assert_eq!(read(&book, "t", 2, held.clone()).0, "whole");
+        book.heard("t", said("3", "broken"));
+        book.heard("t", Heard::Answered("broken".into()));
+        for (from, held) in [(0, String::new()), (2, held)] {
+            assert_eq!(read(&book, "t", from, held).0, "whole\n\nbroken");
+        }
+    }
+
+    #[test]
+    fn a_failed_model_call_counts_for_the_turns_under_way_and_only_if_it_is_why_they_fail() {
+        let limited = Fault::Model(Some(ErrorName::ModelRateLimited));
+        let mut book = book();
+        book.model_failed(ErrorName::ModelBudgetExceeded);
+        book.model_failed(ErrorName::ModelUnavailable);
+        book.admit(&turn("u"), &conversation("d"), HELLO).unwrap();
+        for (id, fault, ends) in [
+            ("t", Fault::Other, ErrorName::AgentFailed),
+            ("t", Fault::Model(None), ErrorName::ModelBudgetExceeded),
+            ("t", limited, ErrorName::ModelBudgetExceeded),
+            ("u", limited, ErrorName::ModelRateLimited),
+            ("u", Fault::Model(None), ErrorName::AgentFailed),
+        ] {
+            assert_eq!(
+                book.ending(&turn(id), fault),
+                Ending(ends),
+                "{id} {fault:?}"
+            );
+        }
+        book.heard("u", Heard::Failed(limited));
+        assert_eq!(read(&book, "u", 0, String::new()).1, ["ModelRateLimited"]);
     }
 
     #[test]
@@ -705,9 +827,20 @@ mod tests {
             ErrorName::TurnLost,
             ErrorName::AgentUnavailable,
             ErrorName::AgentFailed,
+            ErrorName::ModelKeyRejected,
+            ErrorName::ModelRateLimited,
+            ErrorName::ModelBudgetExceeded,
+            ErrorName::ModelUnavailable,
         ] {
             let message = Ending(name).message();
-            for word in ["OpenClaw", "sandbox", "run ", "WebSocket"] {
+            for word in [
+                "OpenClaw",
+                "LiteLLM",
+                "Bedrock",
+                "sandbox",
+                "run ",
+                "WebSocket",
+            ] {
                 assert!(!message.contains(word), "{message}");
             }
         }

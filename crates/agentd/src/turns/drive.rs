@@ -11,7 +11,7 @@ use carapace_core::agentd::ErrorName;
 use carapace_core::{ConversationId, TurnId};
 use serde_json::{Value, json};
 
-use super::book::Ending;
+use super::book::{Ending, Fault};
 use super::history::{Standing, standing};
 use super::session_key;
 use crate::Shared;
@@ -140,6 +140,9 @@ impl Turn<'_> {
                 Standing::Aborted => {
                     turns.change(|book| book.aborted(self.id));
                     return Ok(Step::Ended);
+                }
+                Standing::Failed => {
+                    return Err(turns.book().ending(self.id, Fault::Model(None)));
                 }
                 Standing::Unanswered if began.elapsed() > RESUMING => {
                     return Err(Ending(ErrorName::TurnLost));

@@ -22,6 +22,9 @@ pub(crate) enum Standing {
     },
     Answered(String),
     Aborted,
+    /// A model call failed for good; what OpenClaw says of that in the answer's place is for its own
+    /// log.
+    Failed,
     /// It was taken on, and nothing came or comes of it.
     Unanswered,
 }
@@ -58,15 +61,20 @@ pub(crate) fn standing(history: &Value, turn: &TurnId) -> Option<Standing> {
         .iter()
         .take_while(|message| message["role"] != "user" || is_internal(message))
         .filter(|message| message["role"] == "assistant");
-    let last = answers
-        .map(|message| (text(&message["content"]), was_aborted(message)))
-        .filter(|(text, aborted)| *aborted || !text.is_empty())
-        .last();
-    Some(match last {
-        Some((_, true)) => Standing::Aborted,
-        Some((text, false)) => Standing::Answered(text),
-        None => Standing::Unanswered,
-    })
+    let last = answers.filter_map(outcome).last();
+    Some(last.unwrap_or(Standing::Unanswered))
+}
+
+/// What a message of the agent leaves of the turn, if it is the last one.
+fn outcome(message: &Value) -> Option<Standing> {
+    if was_aborted(message) {
+        return Some(Standing::Aborted);
+    }
+    if message["stopReason"] == "error" {
+        return Some(Standing::Failed);
+    }
+    let text = text(&message["content"]);
+    (!text.is_empty()).then_some(Standing::Answered(text))
 }
 
 fn is_internal(message: &Value) -> bool {
@@ -184,6 +192,10 @@ mod tests {
             "openclawAbort": {"aborted": true, "origin": "rpc", "runId": "t"},
         });
         assert_eq!(stands(&[user("t"), aborted], idle()), Standing::Aborted);
+        let mut failed = assistant("LLM request failed (authentication failed, HTTP 401).");
+        failed["stopReason"] = json!("error");
+        let messages = [user("t"), assistant("let me see"), failed];
+        assert_eq!(stands(&messages, idle()), Standing::Failed);
     }
 
     #[test]

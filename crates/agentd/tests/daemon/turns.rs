@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use crate::harness::{ALICE, ALICES_KEY, BOB, Pod, answer};
+use crate::harness::{ALICE, ALICES_KEY, BOB, Pod, answer, json_response};
 
 /// A reader of a turn's events.
 struct Reader {
@@ -346,18 +346,117 @@ async fn a_session_that_is_busy_with_something_unknown_takes_no_turn() {
 }
 
 #[tokio::test]
-async fn a_model_that_refuses_ends_the_turn_without_its_words() {
+async fn a_model_that_refuses_ends_the_turn_by_the_refusals_name_and_without_its_words() {
     let pod = Pod::of_alice().await;
+    for (status, kind, text, name) in [
+        (
+            401,
+            "token_not_found_in_db",
+            "Authentication Error, sk-secret",
+            "ModelKeyRejected",
+        ),
+        (
+            422,
+            "budget_exceeded",
+            "Budget has been exceeded! sk-secret",
+            "ModelBudgetExceeded",
+        ),
+        (
+            429,
+            "throttling_error",
+            "litellm.RateLimitError: sk-secret",
+            "ModelRateLimited",
+        ),
+        (
+            500,
+            "None",
+            "litellm.InternalServerError: sk-secret",
+            "ModelUnavailable",
+        ),
+        (
+            401,
+            "None",
+            "litellm.AuthenticationError: sk-secret",
+            "ModelUnavailable",
+        ),
+        (
+            400,
+            "invalid_request_error",
+            "no such thing as sk-secret",
+            "AgentFailed",
+        ),
+    ] {
+        let error =
+            json!({"message": text, "type": kind, "param": "None", "code": status.to_string()});
+        let body = json!({"error": error});
+        let status = axum::http::StatusCode::from_u16(status).unwrap();
+        pod.upstream.answers(move |_| json_response(status, &body));
+        let events = pod
+            .turn(
+                &format!("t-{kind}-{status}-{name}").replace(' ', "-"),
+                "c1",
+                "hello",
+            )
+            .await;
+        let events = events.rest().await;
+        assert_eq!(end(&events), ("error", &json!(name)), "{status} {kind}");
+        let message = events.last().unwrap().data["message"].as_str().unwrap();
+        assert!(!message.contains("sk-secret"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_or_says_so_ends_the_turn_by_the_models_name() {
+    let pod = Pod::of_alice().await;
+    let word = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"some\"}}]}\n\n";
+    let error = "data: {\"error\":{\"message\":\"slow\",\"type\":\"None\",\"code\":\"429\"}}\n\n";
+    for (id, rest, name) in [
+        ("t1", "", "ModelUnavailable"),
+        ("t2", error, "ModelRateLimited"),
+    ] {
+        pod.upstream.answers(move |_| {
+            axum::response::Response::builder()
+                .header("content-type", "text/event-stream")
+                .body(axum::body::Body::from(format!("{word}{rest}")))
+                .unwrap()
+        });
+        let events = pod.turn(id, "c1", "hello").await.rest().await;
+        assert_eq!(end(&events), ("error", &json!(name)));
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_away_ends_the_turn_by_the_models_name() {
+    let mut pod = Pod::ready().await;
+    let mut config = pod.config();
+    pod.stop().await.await.unwrap();
+    // Nothing listens there.
+    config.model_gateway = "http://127.0.0.1:9".parse().unwrap();
+    pod.restart_with(config).await;
+    pod.until_ready().await;
+    pod.bind(ALICE, ALICES_KEY).await;
+    let events = pod.turn("t1", "c1", "hello").await.rest().await;
+    assert_eq!(end(&events), ("error", &json!("ModelUnavailable")));
+}
+
+#[tokio::test]
+async fn a_turn_whose_model_call_failed_is_told_the_same_way_after_a_restart() {
+    let mut pod = Pod::of_alice().await;
     pod.upstream.answers(|_| {
-        axum::response::Response::builder()
-            .status(429)
-            .body(axum::body::Body::from("budget of sk-secret is used up"))
-            .unwrap()
+        let error = json!({"message": "litellm.RateLimitError: slow", "code": "429"});
+        json_response(
+            axum::http::StatusCode::TOO_MANY_REQUESTS,
+            &json!({"error": error}),
+        )
     });
     let events = pod.turn("t1", "c1", "hello").await.rest().await;
+    assert_eq!(end(&events), ("error", &json!("ModelRateLimited")));
+    pod.restart().await;
+    pod.until_ready().await;
+    // What the gateway said is forgotten, and what OpenClaw kept is for its own log.
+    let events = pod.turn("t1", "c1", "hello").await.rest().await;
     assert_eq!(end(&events), ("error", &json!("AgentFailed")));
-    let message = events.last().unwrap().data["message"].as_str().unwrap();
-    assert!(!message.contains("sk-secret"), "{message}");
+    assert_eq!(pod.model_calls(), 1, "it is not tried again");
 }
 
 #[tokio::test]

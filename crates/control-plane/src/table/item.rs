@@ -15,7 +15,7 @@ use carapace_core::{
     quoted,
 };
 use jiff::Timestamp;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use ulid::Ulid;
 
 use super::refused;
@@ -30,6 +30,10 @@ pub(super) struct Key {
 }
 
 impl Key {
+    pub(super) fn new(pk: String, sk: impl Into<String>) -> Self {
+        Self { pk, sk: sk.into() }
+    }
+
     pub(super) fn agent(user: &UserKey) -> Self {
         Self {
             pk: format!("USER#{user}"),
@@ -120,10 +124,7 @@ pub(super) fn outcome(outcome: &Outcome, expires: Timestamp) -> Result<Item, Tro
 
 /// The record that [`agent`] wrote.
 pub(super) fn read_agent(user: &UserKey, item: &Item) -> Result<AgentRecord, Trouble> {
-    let item = Reader {
-        what: "AGENT",
-        item,
-    };
+    let item = Reader::new("AGENT", item);
     let attempt = || {
         Ok(Attempt {
             event: item.parsed("event_id")?,
@@ -163,10 +164,7 @@ pub(super) fn read_outcome(
     event: &EventId,
     item: &Item,
 ) -> Result<Outcome, Trouble> {
-    let item = Reader {
-        what: "OUTCOME",
-        item,
-    };
+    let item = Reader::new("OUTCOME", item);
     // An event id is chosen by its producer. One that was used for two users is no duplicate, and
     // the second must not be answered with the first one's sandbox.
     if item.text("user_key")? != user.as_str() {
@@ -198,54 +196,77 @@ pub(super) fn read_outcome(
     })
 }
 
-struct Writer(Item);
+pub(super) struct Writer(Item);
 
 impl Writer {
-    fn new(key: &Key) -> Self {
+    pub(super) fn new(key: &Key) -> Self {
         let mut writer = Self(Item::new());
         writer.text("pk", &key.pk);
         writer.text("sk", &key.sk);
         writer
     }
 
-    fn text(&mut self, name: &str, value: &impl ToString) {
+    pub(super) fn text(&mut self, name: &str, value: &impl ToString) {
         self.0
             .insert(name.to_owned(), AttributeValue::S(value.to_string()));
     }
 
-    fn number(&mut self, name: &str, value: &impl ToString) {
+    pub(super) fn number(&mut self, name: &str, value: &impl ToString) {
         self.0
             .insert(name.to_owned(), AttributeValue::N(value.to_string()));
     }
+
+    pub(super) fn flag(&mut self, name: &str, value: bool) {
+        self.0.insert(name.to_owned(), AttributeValue::Bool(value));
+    }
+
+    pub(super) fn json(&mut self, name: &str, value: &impl Serialize) -> Result<(), Trouble> {
+        let text = serde_json::to_string(value).map_err(|error| refused(&error))?;
+        self.text(name, &text);
+        Ok(())
+    }
+
+    pub(super) fn item(self) -> Item {
+        self.0
+    }
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     what: &'static str,
     item: &'a Item,
 }
 
 impl<'a> Reader<'a> {
-    fn has(&self, name: &str) -> bool {
+    pub(super) fn new(what: &'static str, item: &'a Item) -> Self {
+        Self { what, item }
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
         self.item.contains_key(name)
     }
 
-    fn text(&self, name: &str) -> Result<&'a str, Trouble> {
+    pub(super) fn text(&self, name: &str) -> Result<&'a str, Trouble> {
         let value = self.item.get(name).and_then(|value| value.as_s().ok());
         value.map(String::as_str).ok_or_else(|| self.odd(name))
     }
 
-    fn number(&self, name: &str) -> Result<u64, Trouble> {
+    pub(super) fn number(&self, name: &str) -> Result<u64, Trouble> {
         let value = self.item.get(name).and_then(|value| value.as_n().ok());
         value
             .and_then(|digits| digits.parse().ok())
             .ok_or_else(|| self.odd(name))
     }
 
-    fn parsed<T: FromStr>(&self, name: &str) -> Result<T, Trouble> {
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Trouble> {
+        let value = self.item.get(name).and_then(|value| value.as_bool().ok());
+        value.copied().ok_or_else(|| self.odd(name))
+    }
+
+    pub(super) fn parsed<T: FromStr>(&self, name: &str) -> Result<T, Trouble> {
         self.text(name)?.parse().map_err(|_| self.odd(name))
     }
 
-    fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, Trouble> {
+    pub(super) fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, Trouble> {
         serde_json::from_str(self.text(name)?).map_err(|_| self.odd(name))
     }
 
@@ -265,7 +286,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A value that this version can't read: written by a newer one, or by hand.
-    fn odd(&self, name: &str) -> Trouble {
+    pub(super) fn odd(&self, name: &str) -> Trouble {
         let value = self
             .item
             .get(name)
@@ -281,4 +302,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

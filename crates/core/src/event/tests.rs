@@ -217,3 +217,84 @@ proptest! {
         }
     }
 }
+
+fn slack_message() -> Value {
+    json!({
+        "version": 1, "id": "slack.Ev1", "at": "2026-11-24T10:00:00Z", "team_id": "T0CARAPACE",
+        "user_id": "U0ADA", "channel_id": "C0GENERAL", "thread_ts": "1700000000.000100",
+        "ts": "1700000000.000200", "text": "hello"
+    })
+}
+
+fn slack(field: &str, value: Value) -> Result<SlackMessageReceived, EventRejected> {
+    let mut detail = slack_message();
+    detail[field] = value;
+    SlackMessageReceived::from_event(&json!({
+        "source": SLACK_SOURCE, "detail-type": "Slack Message Received", "detail": detail
+    }))
+}
+
+#[test]
+fn a_slack_message_names_its_conversation_and_where_the_reply_goes() {
+    let message = slack("note", json!("of a newer producer")).unwrap();
+    assert_eq!(
+        message.conversation().as_str(),
+        "slack.t0carapace.c0general.1700000000.000100"
+    );
+    assert_eq!(message.place().thread_ts, message.thread_ts);
+    assert_eq!(serde_json::to_value(&message).unwrap(), slack_message());
+}
+
+/// The refusal is logged, and what somebody said is nobody else's business.
+#[test]
+fn a_text_that_is_refused_is_not_repeated() {
+    let refused = slack("text", json!("secret ".repeat(10_000))).unwrap_err();
+    assert!(!refused.to_string().contains("secret"), "{refused}");
+}
+
+#[test]
+fn a_slack_message_with_a_field_of_the_wrong_form_is_refused() {
+    for (field, value) in [
+        ("version", json!(2)),
+        ("id", json!("-Ev1")),
+        ("id", json!("a b")),
+        ("at", json!(1)),
+        ("team_id", json!("U0ADA")),
+        ("user_id", json!("T0CARAPACE")),
+        ("user_id", json!({"id": "U0ADA"})),
+        ("channel_id", json!("c0general")),
+        ("thread_ts", json!(1_700_000_000.000_1)),
+        ("thread_ts", json!(null)),
+        ("ts", json!("1700000000")),
+        ("correlation_id", json!("a b")),
+        ("text", json!(null)),
+        ("text", json!(["hello"])),
+        ("text", json!(" \n ")),
+        ("text", json!("x".repeat(40_001))),
+    ] {
+        let refused = slack(field, value).unwrap_err();
+        assert_eq!(refused.field, format!("detail.{field}"));
+        assert!(refused.to_string().len() < 300, "{refused}");
+    }
+    assert!(slack("text", json!("\u{1f980}".repeat(40_000))).is_ok());
+}
+
+#[test]
+fn a_sign_in_is_read_as_it_was_written_and_one_that_names_no_user_is_refused() {
+    let sign_in = UserSignedIn {
+        version: VERSION,
+        id: EventId::parse("sign-in.8f507cfc").unwrap(),
+        at: Timestamp::UNIX_EPOCH,
+        user_key: UserKey::derive("us-east-1_Pool", "sub-1"),
+        correlation_id: None,
+    };
+    let event = |detail: Value| json!({"detail-type": UserSignedIn::DETAIL_TYPE, "detail": detail});
+    let mut detail = serde_json::to_value(&sign_in).unwrap();
+    assert_eq!(
+        UserSignedIn::from_event(&event(detail.clone())),
+        Ok(sign_in)
+    );
+    detail["user_key"] = json!("ada@example.com");
+    let refused = UserSignedIn::from_event(&event(detail)).unwrap_err();
+    assert_eq!(refused.field, "detail.user_key");
+}

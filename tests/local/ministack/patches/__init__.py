@@ -13,6 +13,8 @@ ORDER = (
     "transport",
     "lambda_failures",
     "cognito",
+    "condition_keys",
+    "http_api",
     "stepfunctions",
     "eventbridge",
     "alarms",

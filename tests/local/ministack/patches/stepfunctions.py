@@ -6,6 +6,8 @@
   (timed out or stopped) starts no further attempt and does not change its status again.
 - `StartExecution` with the name and input of a running execution returns that execution.
 - A throttled function is `Lambda.TooManyRequestsException`, not `Lambda.Unknown`.
+- A nested execution that fails is `States.TaskFailed` to the one that waits for it, with the nested
+  execution's description as the cause, not the nested execution's own error.
 """
 
 import contextlib
@@ -58,6 +60,7 @@ def apply(settings):
     _authorize_tasks()
     _name_executions_once()
     _name_throttling()
+    _name_nested_failures()
 
 
 def _run_under_role_and_timeout():
@@ -277,3 +280,24 @@ def _name_throttling():
                 throttled = "Lambda.TooManyRequestsException"
                 raise sfn._ExecutionError(throttled, error.cause) from error
             raise
+
+
+def _name_nested_failures():
+    @seam.around(sfn, "_nested_execution_failure", "aa53a760707b")
+    def nested_execution_failure(original, payload):
+        arn = payload.get("executionArn", "")
+        ended = sfn._executions.get(arn) or {}
+        described = {
+            "Cause": ended.get("cause"),
+            "Error": ended.get("error"),
+            "ExecutionArn": arn,
+            "Input": payload.get("input"),
+            "InputDetails": {"Included": True},
+            "Name": payload.get("name"),
+            "StartDate": payload.get("startDate"),
+            "StateMachineArn": payload.get("stateMachineArn"),
+            "Status": payload.get("status"),
+            "StopDate": payload.get("stopDate"),
+        }
+        described = {name: value for name, value in described.items() if value is not None}
+        return "States.TaskFailed", json.dumps(described)

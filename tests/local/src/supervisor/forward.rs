@@ -1,9 +1,9 @@
-//! Makes a port of the stack's loopback reachable at the same number on the host's, so that one URL
-//! is valid on both sides.
+//! Makes a port of the stack's loopback, or a service of its cluster, reachable at one number on the
+//! loopback of both sides, so that one URL is valid inside and outside.
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, TcpListener},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
 };
 
 use tokio::net::TcpStream;
@@ -34,18 +34,31 @@ impl HostPort {
 
     /// Forwards to the same port of this process's own network namespace until the runtime ends.
     pub(super) fn forward(self) -> io::Result<()> {
+        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, self.number));
+        self.forward_to(server)
+    }
+
+    /// Forwards to a service of the cluster until the runtime ends, from the same port of this
+    /// process's own network namespace, too.
+    pub(super) fn forward_to_service(mut self, service: SocketAddr) -> io::Result<()> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.number))?;
+        listener.set_nonblocking(true)?;
+        self.listeners.push(listener);
+        self.forward_to(service)
+    }
+
+    fn forward_to(self, server: SocketAddr) -> io::Result<()> {
         for listener in self.listeners {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let number = self.number;
             tokio::spawn(async move {
                 loop {
                     match listener.accept().await {
                         Ok((client, _)) => {
-                            tokio::spawn(pass(client, number));
+                            tokio::spawn(pass(client, server));
                         }
                         // Out of file descriptors, most likely: it passes.
                         Err(error) => {
-                            eprintln!("forwarding port {number}: {error}");
+                            eprintln!("forwarding to {server}: {error}");
                             tokio::task::yield_now().await;
                         }
                     }
@@ -56,9 +69,9 @@ impl HostPort {
     }
 }
 
-async fn pass(mut client: TcpStream, port: u16) {
+async fn pass(mut client: TcpStream, server: SocketAddr) {
     // A client whose server is not there yet sees its connection closed, as without a forwarder.
-    let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
+    let Ok(mut server) = TcpStream::connect(server).await else {
         return;
     };
     // Small answers would otherwise wait for an acknowledgement.

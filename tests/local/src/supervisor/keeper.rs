@@ -4,6 +4,7 @@ use std::{
     cell::Cell,
     future::pending,
     io::{self, BufRead},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::symlink,
     process::ExitCode,
     rc::Rc,
@@ -35,6 +36,9 @@ use crate::{
     parts::{self, PartFailure, Reporter, Site},
     state::{Lock, SUPERVISOR, StateDir, last_lines},
 };
+
+/// Where `tests/local/values/slack.yaml` puts Slack's stand-in, of which the host sees the page.
+const SLACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 41)), 80);
 
 /// How long killed parts may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -75,6 +79,7 @@ fn keep(plan: Plan, state: &StateDir, reporter: &Reporter) -> Result<(), PartFai
 
     let aws = HostPort::take().map_err(failed("choosing a port"))?;
     let kube_api = HostPort::take().map_err(failed("choosing a port"))?;
+    let slack = HostPort::take().map_err(failed("choosing a port"))?;
     let isolation = Isolation::enter().map_err(failed("creating a network namespace"))?;
     if isolation == Isolation::Processes && plan.node == NodeKind::Gvisor {
         return Err(PartFailure::new(
@@ -82,7 +87,7 @@ fn keep(plan: Plan, state: &StateDir, reporter: &Reporter) -> Result<(), PartFai
             "a real node needs root with the right to create namespaces; run this as root, or use the node kind `kwok`",
         ));
     }
-    let ports = Ports::choose(aws.number(), kube_api.number(), isolation)
+    let ports = Ports::choose(aws.number(), kube_api.number(), slack.number(), isolation)
         .map_err(failed("choosing ports"))?;
     // Only now, so that every thread of it is in the stack's network.
     let runtime = Runtime::new().map_err(failed("starting its runtime"))?;
@@ -92,9 +97,12 @@ fn keep(plan: Plan, state: &StateDir, reporter: &Reporter) -> Result<(), PartFai
             Isolation::Namespaces => {
                 aws.forward().map_err(failed("forwarding a port"))?;
                 kube_api.forward().map_err(failed("forwarding a port"))?;
+                slack
+                    .forward_to_service(SLACK)
+                    .map_err(failed("forwarding a port"))?;
             }
-            // The parts listen there themselves.
-            Isolation::Processes => drop((aws, kube_api)),
+            // The parts listen there themselves, and there are no services.
+            Isolation::Processes => drop((aws, kube_api, slack)),
         }
         let (exits, exited) = mpsc::unbounded_channel();
         let nursery = Nursery::open(&plan.id, state, isolation, exits)

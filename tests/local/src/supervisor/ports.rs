@@ -7,11 +7,12 @@ use std::{
 
 use super::Isolation;
 
-/// Where the parts of one stack listen, all on loopback.
+/// Where the parts of one stack listen, and its forwarders, all on loopback.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ports {
     pub(crate) aws: u16,
     pub(crate) kube_api: u16,
+    pub(crate) slack: u16,
     pub(crate) etcd: u16,
     pub(crate) etcd_peer: u16,
     pub(crate) controller_manager: u16,
@@ -22,8 +23,13 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// Adds what the parts need among themselves to the two ports that the host sees.
-    pub(super) fn choose(aws: u16, kube_api: u16, isolation: Isolation) -> io::Result<Self> {
+    /// Adds what the parts need among themselves to the ports that the host sees.
+    pub(super) fn choose(
+        aws: u16,
+        kube_api: u16,
+        slack: u16,
+        isolation: Isolation,
+    ) -> io::Result<Self> {
         // All are held until all are chosen, or one could be given out twice.
         let held = (0..7)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
@@ -47,6 +53,7 @@ impl Ports {
         let ports = Self {
             aws,
             kube_api,
+            slack,
             etcd,
             etcd_peer,
             controller_manager,
@@ -57,7 +64,7 @@ impl Ports {
         };
         if isolation == Isolation::Namespaces {
             // Or an outgoing connection could take one of them before its part listens.
-            free.extend([aws, kube_api]);
+            free.extend([aws, kube_api, slack]);
             let list: Vec<_> = free.iter().map(u16::to_string).collect();
             fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", list.join(","))?;
         }

@@ -1,16 +1,18 @@
 //! Stand-in for LiteLLM.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context;
+use carapace_stand_ins::bedrock;
 use carapace_stand_ins::model_gateway::{ModelGateway, Settings};
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A stand-in for LiteLLM 1.106.2: virtual keys, kept in memory, and completions that say what was
-/// said. There is no model behind it.
+/// said. There is no model behind it. Or it keeps the keys only, in front of the real LiteLLM, and is
+/// the model behind that one, too.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -29,18 +31,40 @@ struct Arguments {
     /// The one model that there is.
     #[arg(long, default_value = "agent")]
     model: String,
+    /// The real LiteLLM, to which completions go with the master key, once their own was found good.
+    #[arg(long, env = "LITELLM_URL")]
+    litellm_url: Option<String>,
+    /// Where Bedrock's runtime is stood in for; nowhere if this is left out.
+    #[arg(long, env = "BEDROCK_LISTEN", requires = "bedrock_model")]
+    bedrock_listen: Option<SocketAddr>,
+    /// A model that Bedrock has.
+    #[arg(long, env = "BEDROCK_MODEL")]
+    bedrock_model: Vec<String>,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let mut terminate = signal(SignalKind::terminate())?;
-    eprintln!("model-gateway: a stand-in for LiteLLM 1.106.2, without a model behind it");
+    eprintln!("model-gateway: a stand-in for LiteLLM 1.106.2");
     let master_key = master_key(&arguments)?;
     let gateway = ModelGateway::new(Settings {
         master_key,
         model: arguments.model,
     })?;
+    let gateway = match &arguments.litellm_url {
+        Some(url) => gateway.in_front_of(url)?,
+        None => gateway,
+    };
+    if let Some(address) = arguments.bedrock_listen {
+        let listener = TcpListener::bind(address).await.context("listening")?;
+        eprintln!(
+            "model-gateway: Bedrock's runtime on {}",
+            listener.local_addr()?
+        );
+        let router = bedrock::router(arguments.bedrock_model);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+    }
     let listener = TcpListener::bind((arguments.host, arguments.port))
         .await
         .context("listening")?;

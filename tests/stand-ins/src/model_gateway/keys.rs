@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Failure;
+use crate::model::Fault;
 
 const MINIMUM_LENGTH: usize = 16;
 
@@ -38,6 +39,8 @@ struct Row {
 #[derive(Default)]
 pub(crate) struct Keys {
     rows: HashMap<String, Row>,
+    /// Users whose calls are to fail, and how many more.
+    faults: HashMap<String, (Fault, Option<u32>)>,
 }
 
 fn hash(key: &str) -> String {
@@ -66,6 +69,18 @@ fn name(key: &str) -> String {
     format!("sk-...{tail}")
 }
 
+fn not_found(name: &str, hash: &str) -> Failure {
+    Failure::proxy(
+        StatusCode::UNAUTHORIZED,
+        "token_not_found_in_db",
+        format!(
+            "Authentication Error, Invalid proxy server token passed. Received API Key = {name}, Key \
+             Hash (Token) ={hash}. Unable to find token in cache or `LiteLLM_VerificationTokenTable`"
+        ),
+    )
+    .about("key")
+}
+
 fn bad_request(message: impl Into<String>) -> Failure {
     Failure::proxy(StatusCode::BAD_REQUEST, "bad_request_error", message)
 }
@@ -89,17 +104,7 @@ impl Keys {
         }
         let hash = hash(key);
         let Some(row) = self.live(&hash) else {
-            return Err(Failure::proxy(
-                StatusCode::UNAUTHORIZED,
-                "token_not_found_in_db",
-                format!(
-                    "Authentication Error, Invalid proxy server token passed. Received API Key = \
-                     {}, Key Hash (Token) ={hash}. Unable to find token in cache or \
-                     `LiteLLM_VerificationTokenTable`",
-                    name(key)
-                ),
-            )
-            .about("key"));
+            return Err(not_found(&name(key), &hash));
         };
         match row.expires {
             Some(expires) if expires < now => Err(Failure::proxy(
@@ -260,6 +265,75 @@ impl Keys {
             && let Some(row) = self.rows.get_mut(hash)
         {
             row.spend += cost;
+        }
+    }
+
+    /// As the real proxy does before it calls a model: a key that has spent its budget is refused.
+    pub(crate) fn within_budget(&self, caller: &Caller) -> Result<(), Failure> {
+        let Some(row) = self.row(caller) else {
+            return Ok(());
+        };
+        match row.max_budget.as_f64() {
+            Some(most) if row.spend >= most => Err(self.over_budget(caller)),
+            _ => Ok(()),
+        }
+    }
+
+    /// In the words and with the status of the real proxy, whose own default is 422.
+    pub(crate) fn over_budget(&self, caller: &Caller) -> Failure {
+        let row = self.row(caller);
+        let alias = row.and_then(|row| row.alias.as_deref()).unwrap_or("key");
+        let name = row.map_or("sk-...", |row| row.name.as_str());
+        let spend = row.map_or(0.0, |row| row.spend);
+        let most = row.and_then(|row| row.max_budget.as_f64()).unwrap_or(spend);
+        Failure::proxy(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "budget_exceeded",
+            format!(
+                "Budget has been exceeded! Key={alias} ({name}) Current cost: {spend:?}, Max budget: \
+                 {most:?}"
+            ),
+        )
+    }
+
+    /// As if there were no such key.
+    pub(crate) fn unknown(&self, caller: &Caller) -> Failure {
+        let (hash, name) = match caller {
+            Caller::Key(hash) => (
+                hash.as_str(),
+                self.row(caller).map_or("sk-...", |row| row.name.as_str()),
+            ),
+            Caller::Master => ("", "sk-..."),
+        };
+        not_found(name, hash)
+    }
+
+    /// Makes a user's calls fail, or lets them go.
+    pub(crate) fn tell(&mut self, user: String, fault: Option<Fault>, times: Option<u32>) {
+        match fault {
+            Some(fault) => self.faults.insert(user, (fault, times)),
+            None => self.faults.remove(&user),
+        };
+    }
+
+    /// How this call is to fail; it counts as one.
+    pub(crate) fn fault(&mut self, caller: &Caller) -> Option<Fault> {
+        let user = self.row(caller)?.user_id.as_str()?.to_owned();
+        let (fault, times) = self.faults.get_mut(&user)?;
+        let fault = *fault;
+        if let Some(left) = times {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.faults.remove(&user);
+            }
+        }
+        Some(fault)
+    }
+
+    fn row(&self, caller: &Caller) -> Option<&Row> {
+        match caller {
+            Caller::Key(hash) => self.live(hash),
+            Caller::Master => None,
         }
     }
 

@@ -18,7 +18,7 @@ pub struct Configuration {
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     pub(crate) base_url: String,
-    pub(crate) api_key: String,
+    pub(crate) api_key: Option<String>,
     pub(crate) id: String,
 }
 
@@ -196,7 +196,7 @@ struct Models {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Provider {
     base_url: String,
-    api_key: String,
+    api_key: Option<String>,
     api: String,
     models: Vec<ModelEntry>,
 }

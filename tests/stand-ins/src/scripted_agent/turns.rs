@@ -7,6 +7,9 @@
 //! - `DROP` breaks the lines of all clients, and goes on.
 //! - `GARBAGE` sends all clients something that is no frame, and goes on.
 //! - `CRASH` ends the program.
+//!
+//! A model call that fails ends the turn as it does in the original, which tries again for a minute
+//! or two before; this one gives up at once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -97,6 +100,9 @@ struct Said {
     text: String,
     run: String,
     aborted: bool,
+    /// It stands where an answer would, and says that a model call failed.
+    #[serde(default)]
+    failed: bool,
 }
 
 impl Said {
@@ -106,6 +112,7 @@ impl Said {
             text,
             run: run.to_owned(),
             aborted: false,
+            failed: false,
         }
     }
 
@@ -118,8 +125,9 @@ impl Said {
             });
         }
         let content = json!([{"type": "text", "text": self.text}]);
+        let stop_reason = if self.failed { "error" } else { "stop" };
         let mut message = json!({
-            "role": self.role, "content": content, "stopReason": "stop",
+            "role": self.role, "content": content, "stopReason": stop_reason,
             "__openclaw": {"runId": self.run},
         });
         if self.aborted {
@@ -397,10 +405,18 @@ impl Run {
             let mut state = lock(&session.state);
             state.in_flight = None;
             state.tasks.retain(|(run, _)| *run != self.id);
-            if let Ok(reply) = &outcome {
-                state
+            match &outcome {
+                Ok(reply) => state
                     .messages
-                    .push(Said::by("assistant", reply.clone(), &self.id));
+                    .push(Said::by("assistant", reply.clone(), &self.id)),
+                Err(error) => {
+                    if let Some(failure) = error.downcast_ref::<ModelFailure>() {
+                        let text = format!("LLM request failed ({}).", failure.reason);
+                        let mut message = Said::by("assistant", text, &self.id);
+                        message.failed = true;
+                        state.messages.push(message);
+                    }
+                }
             }
         }
         self.inner.keep();
@@ -414,9 +430,18 @@ impl Run {
                 self.tell("chat", json!({"state": "final", "message": message}));
             }
             Err(error) => {
+                let failure = error.downcast_ref::<ModelFailure>();
+                let detail = failure.map(|failure| json!({"failoverReason": failure.reason}));
                 let error = format!("{error:#}");
                 self.lifecycle(&json!({"phase": "error", "error": error}));
-                self.tell("chat", json!({"state": "error", "errorMessage": error}));
+                let mut told = json!({"state": "error", "errorMessage": error});
+                if let Some(detail) = detail {
+                    told["errorDetail"] = detail;
+                }
+                self.tell("chat", told);
+                // The original says it twice; the second time without the detail.
+                let again = format!("Agent failed before reply: {error}");
+                self.tell("chat", json!({"state": "error", "errorMessage": again}));
             }
         }
     }
@@ -477,26 +502,30 @@ impl Run {
             "stream": true, "stream_options": {"include_usage": true},
         });
         let url = format!("{base_url}/chat/completions");
-        let answer = self
-            .inner
-            .client
-            .post(&url)
-            .bearer_auth(api_key)
-            .json(&request)
-            .send()
-            .await;
-        let answer = answer.with_context(|| format!("calling the model at {url}"))?;
+        let mut request = self.inner.client.post(&url).json(&request);
+        if let Some(key) = api_key {
+            request = request.bearer_auth(key);
+        }
+        let answer = request.send().await.map_err(|error| ModelFailure {
+            reason: "timeout",
+            said: format!("calling the model at {url}: {error}"),
+        })?;
         if !answer.status().is_success() {
             let status = answer.status();
-            bail!(
-                "the model answered {status}: {}",
-                answer.text().await.unwrap_or_default()
-            );
+            let said = answer.text().await.unwrap_or_default();
+            bail!(ModelFailure {
+                reason: reason(status.as_u16()),
+                said: format!("the model answered {status}: {said}"),
+            });
         }
         let mut stream = answer.bytes_stream();
         let mut pending = Vec::new();
         while let Some(bytes) = stream.next().await {
-            pending.extend_from_slice(&bytes.context("reading the model's answer")?);
+            let bytes = bytes.map_err(|error| ModelFailure {
+                reason: "timeout",
+                said: format!("reading the model's answer: {error}"),
+            })?;
+            pending.extend_from_slice(&bytes);
             while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = pending.drain(..=end).collect();
                 match delta(&line)? {
@@ -506,7 +535,10 @@ impl Run {
                 }
             }
         }
-        bail!("the model's answer broke off after {reply:?}")
+        bail!(ModelFailure {
+            reason: "timeout",
+            said: format!("the model's answer broke off after {reply:?}"),
+        })
     }
 
     fn say(&self, reply: &mut String, text: &str) {
@@ -530,6 +562,33 @@ impl Run {
     }
 }
 
+/// A model call that failed, and why in the original's words.
+#[derive(Debug)]
+struct ModelFailure {
+    reason: &'static str,
+    said: String,
+}
+
+impl std::fmt::Display for ModelFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.said)
+    }
+}
+
+impl std::error::Error for ModelFailure {}
+
+/// What the original makes of a status.
+fn reason(status: u16) -> &'static str {
+    match status {
+        401 | 403 => "auth",
+        402 => "billing",
+        408 | 504 => "timeout",
+        429 => "rate_limit",
+        400..500 => "format",
+        _ => "server_error",
+    }
+}
+
 enum Delta {
     Text(String),
     Nothing,
@@ -544,6 +603,13 @@ fn delta(line: &[u8]) -> anyhow::Result<Delta> {
         return Ok(Delta::Done);
     }
     let chunk: Value = serde_json::from_slice(data).context("the model streamed no JSON")?;
+    if let Some(error) = chunk.get("error") {
+        let status = error["code"].as_str().and_then(|code| code.parse().ok());
+        bail!(ModelFailure {
+            reason: reason(status.unwrap_or(500)),
+            said: format!("the model streamed an error: {error}"),
+        });
+    }
     let text = chunk["choices"][0]["delta"]["content"]
         .as_str()
         .unwrap_or_default();

@@ -86,7 +86,7 @@ fn an_outcome(end: End) -> Outcome {
 }
 
 /// The item's attributes, in order.
-fn shown(item: &Item) -> BTreeMap<&str, String> {
+pub(in super::super) fn shown(item: &Item) -> BTreeMap<&str, String> {
     item.iter()
         .map(|(name, value)| (name.as_str(), format!("{value:?}")))
         .collect()

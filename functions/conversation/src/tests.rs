@@ -1,0 +1,9 @@
+//! The steps together, as the state machine runs them, on a world that can be looked at.
+
+mod asl;
+mod daemon;
+mod machine;
+mod stories;
+mod time;
+mod workspace;
+mod world;

@@ -1,0 +1,99 @@
+//! A function of `conversation` dies at every point where it has just done something or is about
+//! to: the message is answered once all the same, and those behind it in order (I1, I4).
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use carapace_e2e::execution::CONVERSATION;
+use libtest_mimic::{Failed, Trial};
+
+use crate::conversation::{Talker, answers};
+use crate::world::{SOON, World};
+
+/// One scenario per point and side of it.
+pub(crate) fn all(world: Option<&World>) -> Vec<Trial> {
+    let conversing = [
+        carapace_conversation::fault::CONVERSATION_ACCEPT,
+        carapace_conversation::fault::CONVERSATION_TURN,
+    ];
+    let conversing = conversing.into_iter().flatten().copied();
+    let mut trials = Vec::new();
+    for side in ["before", "after"] {
+        for point in conversing.clone() {
+            trials.push(trial(world, answered, point, side));
+        }
+        for point in carapace_slack::fault::SLACK_REPLY {
+            trials.push(trial(world, told, point, side));
+        }
+    }
+    trials
+}
+
+fn trial(
+    world: Option<&World>,
+    scenario: fn(&World, &str) -> Result<()>,
+    point: &str,
+    side: &str,
+) -> Trial {
+    let fault = format!("{point}.{side}");
+    let world = world.cloned();
+    let point = point.replace(['.', '-'], "_");
+    let name = format!("a_function_killed_{side}_{point}_answers_once_all_the_same");
+    Trial::test(name, move || match &world {
+        Some(world) => scenario(world, &fault).map_err(|error| Failed::from(format!("{error:?}"))),
+        None => Err(Failed::from("there is no stack to run on")),
+    })
+}
+
+fn answered(world: &World, fault: &str) -> Result<()> {
+    let ada = Talker::new(world)?;
+    let armed = arm(world, &ada.member.id, fault)?;
+    let first = ada.says(None, "SLOW 8 one")?;
+    let second = ada.says(Some(&first), "two")?;
+    let heard = ada.hears(&first, 2)?;
+    ensure!(!armed.exists(), "no function came by {fault}");
+    let texts: Vec<&str> = heard.iter().map(|message| message.text.as_str()).collect();
+    ensure!(
+        texts
+            == [
+                "w0 w1 w2 w3 w4 w5 w6 w7 You said: SLOW 8 one",
+                "You said: two"
+            ],
+        "{texts:#?}"
+    );
+    for said in [&first, &second] {
+        let execution = ada.conversation(said)?;
+        ensure!(execution.status == "SUCCEEDED", "{execution:#?}");
+    }
+    ada.hears(&first, 2)?;
+    Ok(())
+}
+
+fn told(world: &World, fault: &str) -> Result<()> {
+    let slack = world.slack()?;
+    let eve = slack.member(
+        "Eve",
+        &format!("eve-{}@example.com", ulid::Ulid::generate()),
+    )?;
+    let armed = arm(world, &eve.id, fault)?;
+    let channel = slack.channel("eve")?;
+    let said = slack.mention(&eve, &channel, None, "hello")?;
+    let id = format!("slack.{}", said.event_id);
+    let execution = world.ended_of(CONVERSATION, &id, 1, SOON)?.remove(0);
+    ensure!(execution.status == "SUCCEEDED", "{execution:#?}");
+    ensure!(!armed.exists(), "no function came by {fault}");
+    let heard = answers(world, &said, 1)?.remove(0);
+    ensure!(
+        heard.text.contains("https://sign-up.example.com/"),
+        "{heard:#?}"
+    );
+    Ok(())
+}
+
+fn arm(world: &World, user: &str, fault: &str) -> Result<std::path::PathBuf> {
+    let directory = world.faults().join(user);
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let file = directory.join(fault);
+    fs::write(&file, user)?;
+    Ok(file)
+}
