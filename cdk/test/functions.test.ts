@@ -206,7 +206,10 @@ describe('each function', () => {
       Bus: ['events:PutEvents'],
     });
     expect(statements('sandbox-announce').find(({ Action }) => Action === 'events:PutEvents')?.Condition).toEqual({
-      'ForAllValues:StringEquals': { 'events:source': 'carapace.sandbox' },
+      'ForAllValues:StringEquals': {
+        'events:source': 'carapace.sandbox',
+        'events:detail-type': ['Sandbox Ready', 'Sandbox Failed'],
+      },
     });
   });
 

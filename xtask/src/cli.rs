@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Two commands are all it takes on a fresh machine; each installs or builds what it lacks, says
 /// how far it is, and goes on where it was interrupted:
 ///
-///   cargo xtask demo   the main job: an event becomes an agent in a sandbox of its own
+///   cargo xtask demo   the main job: an event becomes an agent in a sandbox of its own, which
+///                      answers in Slack
 ///   cargo xtask test   everything that must hold before a change lands
 ///
 /// What they build is cached outside the repository, by version, in $CARAPACE_CACHE (or
@@ -30,9 +31,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Show the main job on real parts, step by step
     ///
-    /// Starts a stack, deploys the platform with `cdk deploy`, signs two people up, asks for
-    /// their agents with events on the bus, and proves that each sandbox is isolated. Stops
-    /// everything at the end, or on Ctrl-C.
+    /// Starts a stack, deploys the platform with `cdk deploy`, signs people up, asks for agents with
+    /// events on the bus, proves that each sandbox is isolated, and lets somebody write to their
+    /// agent in Slack. Stops everything at the end, or on Ctrl-C.
     Demo(Demo),
     /// Run everything that must hold before a change lands
     ///
@@ -71,9 +72,10 @@ pub(crate) struct Demo {
     /// Leave everything running at the end and print how to look further
     #[arg(long)]
     pub keep: bool,
-    /// The agent that runs in the sandboxes of the real node
-    #[arg(long, default_value = "scripted")]
-    pub agent: Agent,
+    /// The agent that answers in Slack; without a word the real OpenClaw, or on `--node kwok`, where
+    /// nothing runs, the scripted one
+    #[arg(long)]
+    pub agent: Option<Agent>,
     #[command(flatten)]
     pub stack: StackOptions,
 }

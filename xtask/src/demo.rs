@@ -29,8 +29,11 @@ pub(crate) fn run(ui: Ui, options: &cli::Demo) -> Result<()> {
     let began = Instant::now();
     let state_dir = setup::state_dir(options.stack.state_dir.state_dir.as_deref(), "demo")?;
     let node = options.stack.node;
-    let Deployment { stack, took } =
-        setup::deployed(ui, node, options.agent, &state_dir, For::Demo)?;
+    let agent = options.agent.unwrap_or(match node {
+        cli::Node::Gvisor => cli::Agent::Openclaw,
+        cli::Node::Kwok => cli::Agent::Scripted,
+    });
+    let Deployment { stack, took } = setup::deployed(ui, node, agent, &state_dir, For::Demo)?;
 
     // What talks to pods must do so from inside the stack's network.
     let status = stack
@@ -77,13 +80,14 @@ pub(crate) fn inside(ui: Ui, state_dir: &Path) -> Result<()> {
     ui.heading("An event becomes an agent in a sandbox of its own");
     let mut graphs = Vec::new();
     if platform.info.node == NodeKind::Gvisor {
-        let graph = creation::run(ui, &platform, &ada)?;
-        let eve = creation::another(ui, &platform, "eve")?;
+        let pool = scripted_pool(&platform)?;
+        let graph = creation::run(ui, &platform, &ada, pool)?;
+        let eve = creation::another(ui, &platform, "eve", pool)?;
         took.push(("Event-triggered creation", began.elapsed()));
 
         let began = Instant::now();
         ui.heading("What the agent cannot do");
-        isolation::run(ui, &platform, &ada, &eve)?;
+        isolation::run(ui, &platform, &ada, &eve, pool)?;
         took.push(("Proof of isolation", began.elapsed()));
         graphs.push(("sandbox-create", graph));
 
@@ -129,6 +133,9 @@ fn keep(ui: Ui, stack: Stack, state_dir: &Path) -> Result<()> {
         "Kubernetes",
         format!("export KUBECONFIG={}", info.kubeconfig.display()),
     );
+    if let Some(page) = &info.slack_url {
+        ui.row("Slack", page);
+    }
     ui.row("kubectl", info.bin_dir.join("kubectl").display());
     ui.row("State machine", platform.control_plane("SandboxCreateArn")?);
     ui.row(
@@ -162,19 +169,31 @@ fn sandbox(platform: &Platform, user: &User) -> Result<(String, String)> {
         .with_context(|| anyhow!("looking for the sandbox of {}", user.email))
 }
 
-/// The name of a sandbox of the default pool that is warm and has no claim yet. The real OpenClaw
-/// takes a while to replace one that was claimed.
-fn warm_sandbox(ui: Ui, platform: &Platform) -> Result<String> {
+/// The pool that users' agents come from.
+const AGENTS_POOL: &str = "agents";
+
+/// The pool whose sandboxes hold the scripted agent: one of its own where users' agents are the real
+/// OpenClaw.
+pub(crate) fn scripted_pool(platform: &Platform) -> Result<&'static str> {
+    let own = platform
+        .cluster
+        .get("sandboxwarmpool", AGENTS, deploy::SCRIPTED)?;
+    Ok(own.map_or(AGENTS_POOL, |_| deploy::SCRIPTED))
+}
+
+/// The name of a sandbox of the pool that is warm and has no claim yet. The real OpenClaw takes a
+/// while to replace one that was claimed.
+fn warm_sandbox(ui: Ui, platform: &Platform, pool: &str) -> Result<String> {
     let find = || {
         let sandboxes = platform.cluster.list("sandboxes", AGENTS)?;
         Ok(sandboxes
             .iter()
-            .find(|s| is_warm(s))
+            .find(|s| is_warm(s, pool))
             .and_then(|s| s["metadata"]["name"].as_str())
             .map(str::to_owned))
     };
     let began = Instant::now();
-    let step = ui.step("the pool warms another sandbox", None);
+    let step = ui.step(&format!("the pool {pool} warms a sandbox"), None);
     let name = carapace_e2e::eventually(
         "a warm sandbox in the pool",
         deploy::POOL_FILLS_WITHIN,
@@ -184,17 +203,17 @@ fn warm_sandbox(ui: Ui, platform: &Platform) -> Result<String> {
     if began.elapsed() < Duration::from_secs(2) {
         step.quiet();
     } else {
-        step.done("the pool has another warm sandbox");
+        step.done(&format!("the pool {pool} has a warm sandbox"));
     }
     name.ok_or_else(|| anyhow!("the pool has no warm sandbox"))
 }
 
-fn is_warm(sandbox: &Value) -> bool {
+fn is_warm(sandbox: &Value, pool: &str) -> bool {
     let pooled = sandbox["metadata"]["ownerReferences"]
         .as_array()
         .into_iter()
         .flatten()
-        .any(|o| o["kind"] == "SandboxWarmPool");
+        .any(|o| o["kind"] == "SandboxWarmPool" && o["name"] == pool);
     let ready = sandbox["status"]["conditions"]
         .as_array()
         .into_iter()

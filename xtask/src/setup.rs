@@ -15,7 +15,7 @@ use crate::cli::{Agent, Node};
 use crate::lambdas::{self, For};
 use crate::process::{is_root, root};
 use crate::ui::{Step, Ui};
-use crate::{images, litellm, npm, openclaw};
+use crate::{demo, images, litellm, npm, openclaw};
 
 /// A stack with the platform deployed on it.
 pub(crate) struct Deployment {
@@ -208,7 +208,7 @@ fn deploy(ui: Ui, stack: &Stack, sources: &Sources<'_>) -> Result<()> {
     let platform = Platform::open(&stack.info().state_dir)?;
     deploy::install_charts(&platform, sources)?;
     step.at("waiting for warm sandboxes");
-    deploy::await_warm_pool(&platform)?;
+    deploy::await_warm_pool(&platform, demo::scripted_pool(&platform)?)?;
     step.done("the charts, installed by Helm; the warm pool is ready");
     Ok(())
 }

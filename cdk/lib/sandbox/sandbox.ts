@@ -137,7 +137,10 @@ function announceFunction(scope: Construct, props: SandboxProps): RustFunction {
   announce.grant(READ_AND_WRITE, props.table.tableArn);
   // It speaks for its own capability and for no other.
   announce.grant(['events:PutEvents'], props.bus.eventBusArn, {
-    'ForAllValues:StringEquals': { 'events:source': 'carapace.sandbox' },
+    'ForAllValues:StringEquals': {
+      'events:source': 'carapace.sandbox',
+      'events:detail-type': ['Sandbox Ready', 'Sandbox Failed'],
+    },
   });
   return announce;
 }

@@ -229,9 +229,17 @@ impl Drawing<'_> {
     /// The ways that lead on: to the state drawn next as a line, to the others with their goal. Those
     /// that were taken are heavy, those for errors broken.
     fn ways_out(&mut self, state: &State, following: Option<&str>, depth: usize) {
+        let visit = self.record.visits.get(state.name.as_str());
+        let failed = visit.is_some_and(|visit| visit.last_failed);
         for (errors, to) in error_ways(state) {
-            let taken = format!("┣━ {errors} ━▸ {to}");
-            self.way(state, to, &taken, &format!("╎╌ {errors} ╌▸ {to}"), depth);
+            let open = format!("╎╌ {errors} ╌▸ {to}");
+            // Where an error leads to the same state as a success does, only its end tells them apart.
+            let routes = &mut state.routes.iter();
+            if !failed && routes.any(|route| route.to.as_deref() == Some(to)) {
+                self.line(depth, &self.paint(Ink::Dim, &open));
+            } else {
+                self.way(state, to, &format!("┣━ {errors} ━▸ {to}"), &open, depth);
+            }
         }
         let mut line = false;
         for route in &state.routes {

@@ -264,7 +264,8 @@ async fn read(answer: HttpResponse) -> Result<Answer, NoAnswer> {
     })
 }
 
-#[cfg(all(test, feature = "agentd"))]
+#[cfg(test)]
+#[cfg(feature = "agentd")]
 mod tests {
     use std::net::Ipv4Addr;
 

@@ -337,9 +337,10 @@ fn slices(world: &World) -> Result<()> {
     let ada = Talker::new(world)?;
     let said = ada.says(None, "SLOW 70")?;
     let answer = ada.hears(&said, 1)?.remove(0);
-    let words: String = (0..70).map(|n| format!("w{n} ")).collect();
+    let words: Vec<String> = (0..70).map(|n| format!("w{n}")).collect();
+    let words = words.join(" ");
     ensure!(
-        answer.text == format!("{words}You said: SLOW 70"),
+        answer.text == format!("{words} You said: SLOW 70"),
         "{answer:#?}"
     );
     ensure!(answer.edits == 0, "a seam shows: {answer:#?}");

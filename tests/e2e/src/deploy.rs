@@ -26,6 +26,9 @@ use crate::platform::{OUTPUTS_FILE, Platform};
 /// many times that.
 pub const POOL_FILLS_WITHIN: Duration = Duration::from_secs(300);
 
+/// The scripted agent, and the pool of it where the users' agents are another.
+pub const SCRIPTED: &str = "scripted";
+
 /// What a deployment is made from.
 #[derive(Clone, Debug)]
 pub struct Sources<'a> {
@@ -137,15 +140,49 @@ pub fn install_charts(platform: &Platform, sources: &Sources<'_>) -> Result<()> 
             values.join(format!("agents-{}.yaml", sources.agent)),
         ],
         &["--set-file", &set],
-    )
+    )?;
+    if sources.agent != SCRIPTED {
+        add_scripted_pool(platform, sources)?;
+    }
+    Ok(())
 }
 
-/// Waits until the default pool holds as many warm sandboxes as it should.
-pub fn await_warm_pool(platform: &Platform) -> Result<()> {
+/// A second pool, beside the one that users' agents come from. What has nothing to do with the agent
+/// is shown on its sandboxes, while the first of the real agents starts.
+fn add_scripted_pool(platform: &Platform, sources: &Sources<'_>) -> Result<()> {
+    let values = sources.root.join("tests/local/values");
+    let output = platform
+        .cluster
+        .stack()
+        .command("helm")
+        .args(["template", "agents"])
+        .arg(sources.root.join("cluster/charts/agents"))
+        .args(["--namespace", AGENTS, "--show-only", "templates/pools.yaml"])
+        .arg("--values")
+        .arg(values.join("agents.yaml"))
+        .arg("--values")
+        .arg(values.join("agents-scripted.yaml"))
+        .output()?;
+    if !output.status.success() {
+        bail!("helm template: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    // Template and pool are both `agents` in the chart; what refers to them, too.
+    let rendered = String::from_utf8(output.stdout)?;
+    let renamed = rendered.lines().map(|line| match line.trim() {
+        "name: agents" => line.replace(AGENTS, SCRIPTED),
+        _ => line.to_owned(),
+    });
+    platform
+        .cluster
+        .apply(&renamed.collect::<Vec<_>>().join("\n"))
+}
+
+/// Waits until this pool holds as many warm sandboxes as it should.
+pub fn await_warm_pool(platform: &Platform, pool: &str) -> Result<()> {
     eventually(
-        "the warm pool is filled",
+        &format!("the warm pool {pool} is filled"),
         POOL_FILLS_WITHIN,
-        || platform.cluster.get("sandboxwarmpool", AGENTS, "agents"),
+        || platform.cluster.get("sandboxwarmpool", AGENTS, pool),
         |pool| {
             pool.as_ref().is_some_and(|pool| {
                 pool["status"]["readyReplicas"].is_u64()

@@ -9,16 +9,16 @@ use carapace_e2e::identity::User;
 use carapace_e2e::platform::SandboxRequest;
 use serde_json::json;
 
-use super::{SOON, draw, warm_sandbox};
+use super::{AGENTS_POOL, SOON, draw, warm_sandbox};
 use crate::ui::{Ui, human};
 
 /// Shows the chain, twice with the same event; returns the drawing of the first execution.
-pub(crate) fn run(ui: Ui, platform: &Platform, user: &User) -> Result<String> {
-    let bare = bare_claim(platform)?;
+pub(crate) fn run(ui: Ui, platform: &Platform, user: &User, pool: &str) -> Result<String> {
+    let bare = bare_claim(platform, pool)?;
     // What is measured is a claim on a warm pool: the bare one has just emptied it.
-    warm_sandbox(ui, platform)?;
+    warm_sandbox(ui, platform, pool)?;
     let tap = platform.tap(&user.key)?;
-    let request = SandboxRequest::new(&user.key);
+    let request = SandboxRequest::new(&user.key).from_pool(pool);
     let began = Instant::now();
     platform.request_sandbox(&request)?;
     ui.holds("`Sandbox Requested` is on the bus `carapace`");
@@ -60,12 +60,12 @@ pub(crate) fn run(ui: Ui, platform: &Platform, user: &User) -> Result<String> {
 }
 
 /// A second person's agent, when the functions have run before.
-pub(crate) fn another(ui: Ui, platform: &Platform, name: &str) -> Result<User> {
+pub(crate) fn another(ui: Ui, platform: &Platform, name: &str, pool: &str) -> Result<User> {
     let user = platform.new_user(name)?;
-    warm_sandbox(ui, platform)?;
+    warm_sandbox(ui, platform, pool)?;
     let tap = platform.tap(&user.key)?;
     let began = Instant::now();
-    platform.request_sandbox(&SandboxRequest::new(&user.key))?;
+    platform.request_sandbox(&SandboxRequest::new(&user.key).from_pool(pool))?;
     let ready = tap.expect("Sandbox Ready", SOON)?;
     let took = began.elapsed();
     ui.row("From event to Ready, the functions being warm", human(took));
@@ -79,7 +79,7 @@ pub(crate) fn another(ui: Ui, platform: &Platform, name: &str) -> Result<User> {
 
 /// On a node that runs nothing there is nobody to bind: the failure is dealt with instead.
 pub(crate) fn without_a_node(ui: Ui, platform: &Platform, user: &User) -> Result<String> {
-    let bare = bare_claim(platform)?;
+    let bare = bare_claim(platform, AGENTS_POOL)?;
     let tap = platform.tap(&user.key)?;
     let request = SandboxRequest::new(&user.key);
     platform.request_sandbox(&request)?;
@@ -99,7 +99,7 @@ pub(crate) fn without_a_node(ui: Ui, platform: &Platform, user: &User) -> Result
 }
 
 /// The floor: what a claim costs without any of ours around it.
-fn bare_claim(platform: &Platform) -> Result<Duration> {
+fn bare_claim(platform: &Platform, pool: &str) -> Result<Duration> {
     let proxy = platform.cluster.proxy()?;
     let name = format!("bare-{}", ulid::Ulid::generate().to_string().to_lowercase());
     let claims =
@@ -108,7 +108,7 @@ fn bare_claim(platform: &Platform) -> Result<Duration> {
         "apiVersion": "extensions.agents.x-k8s.io/v1beta1",
         "kind": "SandboxClaim",
         "metadata": { "name": name },
-        "spec": { "warmPoolRef": { "name": "agents" } },
+        "spec": { "warmPoolRef": { "name": pool } },
     });
     let began = Instant::now();
     proxy.post(&claims, &claim)?;

@@ -10,7 +10,7 @@ use super::{sandbox, warm_sandbox};
 use crate::ui::Ui;
 
 /// Shows it on Ada's sandbox, on a second person's, and on a warm one that is nobody's yet.
-pub(super) fn run(ui: Ui, platform: &Platform, ada: &User, eve: &User) -> Result<()> {
+pub(super) fn run(ui: Ui, platform: &Platform, ada: &User, eve: &User, pool: &str) -> Result<()> {
     let (adas, address) = sandbox(platform, ada)?;
     let (eves, others) = sandbox(platform, eve)?;
 
@@ -75,7 +75,7 @@ pub(super) fn run(ui: Ui, platform: &Platform, ada: &User, eve: &User) -> Result
             .map(|target| target.name);
         names.collect::<Vec<_>>().join(", ")
     };
-    let warm = warm_sandbox(ui, platform)?;
+    let warm = warm_sandbox(ui, platform, pool)?;
     for (when, pod) in [
         ("before the claim, in a warm sandbox", &warm),
         ("after the claim, in Ada's", &adas),

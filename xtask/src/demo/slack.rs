@@ -9,7 +9,7 @@ use carapace_e2e::Platform;
 use carapace_e2e::execution::CONVERSATION;
 use carapace_e2e::slack::{Said, Slack};
 
-use super::{SOON, draw, warm_sandbox};
+use super::{AGENTS_POOL, SOON, draw, warm_sandbox};
 use crate::ui::{Ui, human};
 
 /// A reply of the real OpenClaw on two busy cores.
@@ -19,6 +19,11 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(180);
 /// the drawing of the first message's execution.
 pub(crate) fn run(ui: Ui, platform: &Platform) -> Result<String> {
     let slack = platform.slack()?;
+    if let Some(page) = &platform.info.slack_url {
+        ui.note(&format!(
+            "the workspace is a stand-in; its threads grow at {page}"
+        ));
+    }
     stranger(ui, platform, &slack)?;
 
     let user = platform.new_user("grace")?;
@@ -26,7 +31,7 @@ pub(crate) fn run(ui: Ui, platform: &Platform) -> Result<String> {
     let channel = slack.channel("general")?;
     ui.holds("Grace has signed up; she has no sandbox yet");
     // What is to be seen is a claim on a warm pool, as it mostly is.
-    warm_sandbox(ui, platform)?;
+    warm_sandbox(ui, platform, AGENTS_POOL)?;
 
     let said = slack.say(&member, &channel, None, "My cat is called Tom. SLOW 8")?;
     let began = Instant::now();
@@ -67,7 +72,7 @@ pub(crate) fn run(ui: Ui, platform: &Platform) -> Result<String> {
     ensure!(answers == 2, "answered {answers} times");
     ui.holds("the first webhook, delivered three times, is answered once");
     ui.row(
-        "From the webhook to the first words, the agent asleep and the functions' first run",
+        "From the webhook to the first words, the agent asleep",
         human(first_words),
     );
     draw(ui, "conversation", &platform.history(&execution.arn)?)

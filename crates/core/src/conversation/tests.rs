@@ -290,6 +290,14 @@ impl Table {
         }
         true
     }
+
+    /// Or never, if the message was given up.
+    fn has_answered_once(&self, event: &EventId, answered: &[EventId]) {
+        let message = &self.messages[&self.once[event]];
+        let abandoned = matches!(message.outcome, Some(TurnOutcome::Abandoned(_)));
+        let times = answered.iter().filter(|answer| *answer == event).count();
+        assert_eq!(times, usize::from(!abandoned), "{event}");
+    }
 }
 
 /// Something that some execution does, perhaps on what it read a while ago.
@@ -493,14 +501,8 @@ fn serve(deeds: Vec<(usize, Deed)>) {
         }
     }
     assert_eq!(table.lease.next(), None, "somebody is still waiting");
-    // Each once.
     for event in brought {
-        let abandoned = matches!(
-            table.messages[&table.once[&event]].outcome,
-            Some(TurnOutcome::Abandoned(_))
-        );
-        let times = answered.iter().filter(|answer| **answer == event).count();
-        assert_eq!(times, usize::from(!abandoned), "{event}");
+        table.has_answered_once(&event, &answered);
     }
 }
 

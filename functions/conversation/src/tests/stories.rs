@@ -218,6 +218,22 @@ fn what_the_agent_takes_back_does_not_stay() {
     assert_eq!(replies(&world), [answer("BACK")]);
 }
 
+/// Whoever begins the turn again is told it from its beginning, which is no news for the thread; and
+/// a Slack that takes all of a slice for one call does not keep the next from going on.
+#[test]
+fn what_the_agent_took_back_does_not_come_back_with_the_next_invocation() {
+    for text in ["BACK", "SLOW 12"] {
+        let world = World::new();
+        world.look(|state| {
+            state.slice = Duration::from_secs(4);
+            state.slack.latency = Duration::from_secs(4);
+        });
+        run(&world, "Ev1", text);
+        assert_eq!(replies(&world), [answer(text)]);
+        world.look(|state| assert!(state.slack.posts[0].edits < 3, "{text}"));
+    }
+}
+
 #[test]
 fn where_nothing_can_be_streamed_the_reply_is_posted_and_replaced() {
     let world = World::new();
@@ -258,7 +274,8 @@ fn conversation(world: &World) -> Vec<End> {
     };
     let first = execute(world, "x-1", event("Ev1", "SLOW 20"));
     let all = async {
-        let (first, (second, third)) = join(first, join(later("Ev2", 2), later("Ev3", 4))).await;
+        let others = join(later("Ev2", 2), later("Ev3", 4));
+        let (first, (second, third)) = Box::pin(join(first, others)).await;
         vec![first, second, third]
     };
     let ends = world.time.run(all);

@@ -15,7 +15,7 @@ use futures::future::{Either, select};
 
 use super::{
     Halt, TurnError,
-    shift::{Shift, span},
+    shift::{Shift, after, span},
     speak::Spoken,
 };
 use crate::fault::{self, Moment, TURN_BEGIN, TURN_FINISH};
@@ -33,6 +33,10 @@ const MOST_FAILURES: u32 = 4;
 
 /// How long to wait for an agent that is there and has too much to do.
 const BUSY: Duration = Duration::from_secs(2);
+
+/// How long what there is of a turn takes to be told. Before, what is heard may be what the agent took
+/// back since, and is not to stand in the thread again.
+const CATCH_UP: Duration = Duration::from_millis(300);
 
 /// The longest between two looks at the lease and the clock.
 const LOOK: Duration = Duration::from_secs(10);
@@ -79,7 +83,11 @@ where
         }
         self.take_in_hand(queued).await?;
         if queued.reply.parts.is_empty() {
+            let asked = self.now();
             self.show(queued, THINKING).await;
+            // The slice is longer by it: a Slack that takes a whole one must not keep the turn from
+            // being begun, slice after slice.
+            self.end = after(self.end, span(asked, self.now()));
         }
         let mut heard = Heard::default();
         // The number of the last event that was heard for the first time.
@@ -116,7 +124,11 @@ where
             let mut following = match stream.take() {
                 Some(stream) => stream,
                 None => match self.begin_turn(queued).await {
-                    Ok(stream) => stream,
+                    Ok(stream) => {
+                        let caught_up = after(self.now(), CATCH_UP);
+                        self.may_speak_at = self.may_speak_at.max(caught_up);
+                        stream
+                    }
                     Err(Hitch::Never(error)) => {
                         heard.fail(error);
                         continue;
