@@ -207,6 +207,9 @@ fn deploy(ui: Ui, stack: &Stack, sources: &Sources<'_>) -> Result<()> {
     let step = ui.step("the charts", Some(Duration::from_secs(5)));
     let platform = Platform::open(&stack.info().state_dir)?;
     deploy::install_charts(&platform, sources)?;
+    // Pods of a simulated node are ready and answer nothing.
+    step.at("waiting for the model gateway");
+    deploy::await_model_gateway(&platform)?;
     step.at("waiting for warm sandboxes");
     deploy::await_warm_pool(&platform, demo::scripted_pool(&platform)?)?;
     step.done("the charts, installed by Helm; the warm pool is ready");

@@ -42,10 +42,14 @@ pub const WAKE_LEASE: SignedDuration = SignedDuration::from_mins(20);
 /// How old a lease has to be before its holder renews it.
 pub const RENEW_AFTER: SignedDuration = SignedDuration::from_secs(20);
 
-/// How old a message has to be before it is begun. Webhooks, rules and executions take different
-/// times on their way, the first one of a quiet function above all; most of this passes anyway
-/// while a message is on its way to its turn.
+/// How old a message has to be before it is begun, if earlier ones may still be on their way.
+/// Webhooks, rules and executions take different times, the first one of a quiet function above all;
+/// most of this passes anyway while a message is on its way to its turn.
 pub const SETTLE: SignedDuration = SignedDuration::from_secs(1);
+
+/// The same for a message of a thread of which nothing else has come: what began the thread is likely
+/// to be late, and the step that brings it may have died and be tried again.
+pub const SETTLE_FIRST: SignedDuration = SignedDuration::from_secs(3);
 
 /// Which conversation, and whose. A thread that several users write in is a conversation for each
 /// of them, with an agent of its own.
@@ -272,6 +276,17 @@ impl LeaseChange {
 }
 
 impl Queued {
+    /// How old it has to be before it is begun. Nothing comes before the message that a thread begins
+    /// with.
+    pub fn settles(&self) -> SignedDuration {
+        let message = &self.message;
+        match self.seq {
+            _ if message.ts == message.thread_ts => SignedDuration::ZERO,
+            1 => SETTLE_FIRST,
+            _ => SETTLE,
+        }
+    }
+
     /// The message with what has been posted of its reply.
     #[must_use]
     pub fn replied(&self, reply: &Reply) -> QueuedChange {

@@ -51,7 +51,6 @@ fn answered(world: &World, fault: &str) -> Result<()> {
     let first = ada.says(None, "SLOW 8 one")?;
     let second = ada.says(Some(&first), "two")?;
     let heard = ada.hears(&first, 2)?;
-    ensure!(!armed.exists(), "no function came by {fault}");
     let texts: Vec<&str> = heard.iter().map(|message| message.text.as_str()).collect();
     ensure!(
         texts
@@ -65,6 +64,7 @@ fn answered(world: &World, fault: &str) -> Result<()> {
         let execution = ada.conversation(said)?;
         ensure!(execution.status == "SUCCEEDED", "{execution:#?}");
     }
+    ensure!(!armed.exists(), "no function came by {fault}");
     ada.hears(&first, 2)?;
     Ok(())
 }

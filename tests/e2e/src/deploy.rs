@@ -177,6 +177,24 @@ fn add_scripted_pool(platform: &Platform, sources: &Sources<'_>) -> Result<()> {
         .apply(&renamed.collect::<Vec<_>>().join("\n"))
 }
 
+/// Waits until the model gateway answers, LiteLLM in it included: no sandbox is bound without it.
+pub fn await_model_gateway(platform: &Platform) -> Result<()> {
+    eventually(
+        "the model gateway is ready",
+        POOL_FILLS_WITHIN,
+        || {
+            platform
+                .cluster
+                .get("deployment", "model-gateway", "litellm")
+        },
+        |deployment| {
+            let ready = deployment.as_ref().map(|it| &it["status"]["readyReplicas"]);
+            ready.is_some_and(|ready| ready.as_u64().unwrap_or(0) > 0)
+        },
+    )?;
+    Ok(())
+}
+
 /// Waits until this pool holds as many warm sandboxes as it should.
 pub fn await_warm_pool(platform: &Platform, pool: &str) -> Result<()> {
     eventually(

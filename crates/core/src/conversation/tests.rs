@@ -249,6 +249,18 @@ fn the_message_that_was_written_first_is_next_and_one_that_was_begun_before_it()
 }
 
 #[test]
+fn a_message_waits_for_earlier_ones_only_where_there_may_be_some() {
+    let mut first = queued(1);
+    first.message.ts = first.message.thread_ts.clone();
+    assert_eq!(first.settles(), SignedDuration::ZERO);
+    let mut reply = queued(1);
+    reply.message.ts = MessageTs::parse("1700000000.000009").unwrap();
+    assert_eq!(reply.settles(), SETTLE_FIRST);
+    reply.seq = 2;
+    assert_eq!(reply.settles(), SETTLE);
+}
+
+#[test]
 fn the_lease_is_given_back_only_when_nothing_waits() {
     let empty = close(&lease(2, 2, Some(("a", 60))), &holder("a"), at(0));
     assert!(matches!(empty, Ok(CloseAct::Close(change)) if change.lease.held.is_none()));

@@ -127,7 +127,7 @@ where
         let Some(change) = conversation::begin(&self.lease, &self.holder, queued.seq, now)? else {
             return Ok(true);
         };
-        let settle: Duration = conversation::SETTLE.try_into().unwrap_or_default();
+        let settle: Duration = queued.settles().try_into().unwrap_or_default();
         let young = span(now, after(queued.message.at, settle));
         // A time that lies in the future is a wrong clock, and nothing to wait for.
         if !young.is_zero() && young <= settle && now < self.end {
