@@ -3,6 +3,8 @@
 //! The agent is the scripted one: `SLOW n` takes n quarters of a second, `RECALL` repeats what was
 //! said before, `CRASH` ends the agent's process.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, ensure};
 use carapace_core::agentd::ErrorName;
 use carapace_core::conversation::words;
@@ -511,16 +513,26 @@ fn gateway_down(world: &World) -> Result<()> {
     ada.person
         .gets_an_agent(&SandboxRequest::new(&ada.person.key))?;
     gateway_answers(world, false)?;
-    let down = ada
-        .says(None, "anybody there?")
-        .and_then(|said| Ok((ada.hears_one(&said)?, said)));
+    let down = unanswered_for_a_minute(&ada);
     gateway_answers(world, true)?;
-    let (answer, said) = down?;
-    ensure!(answer == words(ErrorName::ModelUnavailable), "{answer}");
+    let said = down?;
     ada.says(Some(&said), "and now?")?;
     let answers = ada.hears(&said, 2)?;
     ensure!(answers[1].text == "You said: and now?", "{answers:#?}");
     Ok(())
+}
+
+/// Writes again and again for a minute, each time in a thread of its own, and is told each time.
+fn unanswered_for_a_minute(ada: &Talker<'_>) -> Result<Said> {
+    let began = Instant::now();
+    loop {
+        let said = ada.says(None, "anybody there?")?;
+        let answer = ada.hears_one(&said)?;
+        ensure!(answer == words(ErrorName::ModelUnavailable), "{answer}");
+        if began.elapsed() > Duration::from_secs(60) {
+            return Ok(said);
+        }
+    }
 }
 
 /// Whether the gateway's address leads to it.

@@ -1,6 +1,6 @@
 //! What comes in from the internet: only what Slack signed, lately, of bearable size and sound.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use carapace_e2e::slack::Said;
@@ -218,6 +218,7 @@ fn stalled(world: &World) -> Result<()> {
     slack
         .misbehave(&json!({ "user": ada.member.id, "method": "users.info", "stall_seconds": 4 }))?;
     let (said, tap) = unsent(&ada)?;
+    let began = Instant::now();
     let delivery = slack.deliver(&said)?;
     ensure!(delivery.status == 200, "{delivery:?}");
     let id = format!("ONCE#slack.{}", said.event_id);
@@ -236,5 +237,10 @@ fn stalled(world: &World) -> Result<()> {
         "the control: it was answered already"
     );
     answers(world, &said, 1)?;
+    let (acknowledged, answered) = (delivery.took, began.elapsed());
+    ensure!(
+        acknowledged * 4 < answered,
+        "acknowledged after {acknowledged:?}, of {answered:?} until the answer"
+    );
     Ok(())
 }
