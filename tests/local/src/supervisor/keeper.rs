@@ -115,7 +115,7 @@ fn keep(plan: Plan, state: &StateDir, reporter: &Reporter) -> Result<(), PartFai
         if plan.node == NodeKind::Gvisor {
             cgroups::create(&plan.id).map_err(failed("creating the stack's cgroup"))?;
         }
-        let detached = Cell::new(plan.detached);
+        let detached = Rc::new(Cell::new(plan.detached));
         let site = Site::new(
             plan,
             state.clone(),
@@ -137,15 +137,15 @@ async fn run(
     site: Rc<Site>,
     nursery: &Nursery,
     mut exited: mpsc::UnboundedReceiver<Exit>,
-    detached: &Cell<bool>,
+    detached: &Rc<Cell<bool>>,
 ) -> Result<(), PartFailure> {
     let mut starter = watch_starter();
-    let mut orders = take_orders(&site).map_err(failed("listening for orders"))?;
+    let mut orders = take_orders(&site, detached).map_err(failed("listening for orders"))?;
     let started = tokio::select! {
         started = parts::start(&site) => started.map(Some),
         Some(exit) = exited.recv() => Err(exit.into_failure()),
         () = starters_end(&mut starter) => Ok(None),
-        () = told_to_end(&mut orders, detached) => Ok(None),
+        () = told_to_end(&mut orders) => Ok(None),
     };
     let outcome = match started {
         Ok(Some(info)) => {
@@ -153,7 +153,7 @@ async fn run(
             tokio::select! {
                 exit = essential_exit(&mut exited) => Err(exit.into_failure()),
                 () = starters_end_of_foreground(&mut starter, detached) => Ok(()),
-                () = told_to_end(&mut orders, detached) => Ok(()),
+                () = told_to_end(&mut orders) => Ok(()),
             }
         }
         Ok(None) => Ok(()),
@@ -190,11 +190,10 @@ async fn starters_end_of_foreground(ended: &mut oneshot::Receiver<()>, detached:
     }
 }
 
-/// Resolves when there is an order to end; others are carried out.
-async fn told_to_end(orders: &mut mpsc::Receiver<Order>, detached: &Cell<bool>) {
-    while let Some(Order::Detach) = orders.recv().await {
-        detached.set(true);
-    }
+/// Resolves when there is an order to end.
+async fn told_to_end(orders: &mut mpsc::Receiver<End>) {
+    // The tasks that give orders end with the runtime, after this has resolved.
+    let _ = orders.recv().await;
 }
 
 /// Resolves when the process that started the stack has ended, or has let it go. It holds the other
@@ -213,30 +212,27 @@ fn watch_starter() -> oneshot::Receiver<()> {
     ended
 }
 
-/// What a running stack can be told.
-enum Order {
-    End,
-    Detach,
-}
+/// The order to end.
+struct End;
 
-/// Orders from signals and from the control socket.
-fn take_orders(site: &Rc<Site>) -> io::Result<mpsc::Receiver<Order>> {
+/// Orders from signals and from the control socket, which also lets the stack outlive its starter.
+fn take_orders(site: &Rc<Site>, detached: &Rc<Cell<bool>>) -> io::Result<mpsc::Receiver<End>> {
     let (order, orders) = mpsc::channel(8);
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut received = signal(kind)?;
         let order = order.clone();
         spawn_local(async move {
             received.recv().await;
-            let _ = order.send(Order::End).await;
+            let _ = order.send(End).await;
         });
     }
     let socket = UnixListener::bind(site.state.control())?;
-    let site = Rc::clone(site);
+    let (site, detached) = (Rc::clone(site), Rc::clone(detached));
     spawn_local(async move {
         while let Ok((client, _)) = socket.accept().await {
-            let (site, order) = (Rc::clone(&site), order.clone());
+            let (site, detached, order) = (Rc::clone(&site), Rc::clone(&detached), order.clone());
             spawn_local(async move {
-                if let Err(error) = serve(client, &site, &order).await {
+                if let Err(error) = serve(client, &site, &detached, &order).await {
                     eprintln!("the control socket: {error}");
                 }
             });
@@ -245,20 +241,26 @@ fn take_orders(site: &Rc<Site>) -> io::Result<mpsc::Receiver<Order>> {
     Ok(orders)
 }
 
-async fn serve(client: UnixStream, site: &Site, orders: &mpsc::Sender<Order>) -> io::Result<()> {
+async fn serve(
+    client: UnixStream,
+    site: &Site,
+    detached: &Cell<bool>,
+    orders: &mpsc::Sender<End>,
+) -> io::Result<()> {
     let (reader, mut writer) = client.into_split();
     let mut line = String::new();
     BufReader::new(reader).read_line(&mut line).await?;
-    let mut order = None;
+    let mut ends = false;
     let answer = match serde_json::from_str(&line)? {
         Request::Status => Answer::Status(site.nursery.status()),
         Request::Down => {
-            order = Some(Order::End);
+            ends = true;
             Answer::Done
         }
         Request::Detach => {
-            // Before the answer, since whoever asked may end as soon as it has it.
-            let _ = orders.send(Order::Detach).await;
+            // Here, not by an order: whoever asked may end as soon as it has the answer, and that
+            // end must not be seen before this.
+            detached.set(true);
             Answer::Done
         }
         Request::AddKwokNode {
@@ -275,8 +277,8 @@ async fn serve(client: UnixStream, site: &Site, orders: &mpsc::Sender<Order>) ->
     writer.write_all(text.as_bytes()).await?;
     writer.shutdown().await?;
     // After the answer, which would otherwise not be given any more.
-    if let Some(order) = order {
-        let _ = orders.send(order).await;
+    if ends {
+        let _ = orders.send(End).await;
     }
     Ok(())
 }
