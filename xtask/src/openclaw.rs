@@ -13,14 +13,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
-use carapace_local::Cache;
+use anyhow::{Context, Result, bail};
+use carapace_local::{Cache, packages};
 use carapace_oci_image::{Digest, Image, ImageFile, ImageSpec, Reference};
 
 use crate::machine::{
     self, CA_CERTIFICATES, LINKS, forget_old_archives, in_image, is_elf, libraries, short,
 };
 use crate::process::{quietly, root};
+use crate::setup;
 use crate::ui::Ui;
 
 /// What the agent's shell finds, by the Debian package that brings it. Git and curl are what agents
@@ -66,6 +67,7 @@ pub(crate) fn build(ui: Ui, probe: &Path) -> Result<PathBuf> {
 
     let pins = root().join("tests/local/openclaw");
     let modules = install(ui, &pins, &directory)?;
+    setup::install(ui, &packages::absent(&PACKAGES, "the agent's shell"))?;
     let userland = userland()?;
     let archive = directory.join(format!("image-{}.tar", key(&modules, &userland, probe)?));
     if !archive.exists() {
@@ -124,21 +126,11 @@ fn install(ui: Ui, pins: &Path, cache: &Path) -> Result<PathBuf> {
 /// The files of [`PACKAGES`] with the libraries they need, as absolute paths without links in
 /// their directories.
 fn userland() -> Result<BTreeSet<PathBuf>> {
-    let mut absent = Vec::new();
     let mut files = BTreeSet::new();
     for package in PACKAGES {
-        let Ok(list) = quietly(Command::new("dpkg").args(["--listfiles", package])) else {
-            absent.push(package);
-            continue;
-        };
+        let list = quietly(Command::new("dpkg").args(["--listfiles", package]))?;
         files.extend(list.lines().filter_map(|line| in_image(Path::new(line))));
     }
-    ensure!(
-        absent.is_empty(),
-        "the agent's shell is made of this machine's Debian packages, of which some are missing; \
-         install them with: sudo apt-get install {}",
-        absent.join(" ")
-    );
     let programs: Vec<_> = files.iter().filter(|path| is_elf(path)).collect();
     let libraries = libraries(programs)?;
     files.extend(libraries);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use carapace_e2e::Platform;
 use carapace_e2e::deploy::{self, Sources};
+use carapace_local::packages::Missing;
 use carapace_local::{Cache, NodeKind, Progress, Stack, UpOptions, build, packages};
 
 use crate::cli::{Agent, Node};
@@ -50,10 +51,13 @@ pub(crate) fn prepare(ui: Ui, node: Node) -> Result<()> {
 
 /// Installs the Debian packages that are missing for such a node.
 pub(crate) fn packages(ui: Ui, node: NodeKind) -> Result<()> {
+    install(ui, &packages::missing(node))
+}
+
+/// Installs Debian packages.
+pub(crate) fn install(ui: Ui, missing: &[Missing]) -> Result<()> {
     let mut listener = Listener::new(ui);
-    packages::install(&packages::missing(node), &mut |progress| {
-        listener.hear(progress);
-    })?;
+    packages::install(missing, &mut |progress| listener.hear(progress))?;
     Ok(())
 }
 

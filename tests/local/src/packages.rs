@@ -125,6 +125,22 @@ pub fn missing(node: NodeKind) -> Vec<Missing> {
         .collect()
 }
 
+/// Which of these Debian packages this machine lacks, files of which are `needed_by` something.
+pub fn absent(packages: &[&'static str], needed_by: &'static str) -> Vec<Missing> {
+    let installed = |package: &str| {
+        let output = Command::new("dpkg").args(["--listfiles", package]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let absent = packages.iter().filter(|package| !installed(package));
+    absent
+        .map(|package| Missing {
+            what: package,
+            package,
+            needed_by,
+        })
+        .collect()
+}
+
 /// Installs what is missing, which needs root; otherwise the error says what to run.
 pub fn install(missing: &[Missing], listener: &mut Listener<'_>) -> Result<(), PackageError> {
     if missing.is_empty() {
