@@ -1,3 +1,4 @@
+import { Match } from 'aws-cdk-lib/assertions';
 import { describe, expect, test } from 'vitest';
 import { type Json, STACKS, synthesised } from './synthesised.ts';
 
@@ -120,6 +121,19 @@ describe('alarms', () => {
       Namespace: 'AWS/States',
       MetricName,
       Dimensions: [{ Name: 'StateMachineArn', Value: { Ref: machine } }],
+      Statistic: 'Sum',
+      Threshold: 0,
+      AlarmActions: [{ Ref: topic }],
+    });
+  });
+
+  test.each(['SignInSignalsLost', 'TokensWithoutUserKey'])('%s, which pre-token counts, raises one', (MetricName) => {
+    const [topic] = app.resource(STACK, 'AWS::SNS::Topic');
+    template.hasResourceProperties('AWS::CloudWatch::Alarm', {
+      Namespace: 'Carapace',
+      MetricName,
+      // Without one: that is how they are counted.
+      Dimensions: Match.absent(),
       Statistic: 'Sum',
       Threshold: 0,
       AlarmActions: [{ Ref: topic }],

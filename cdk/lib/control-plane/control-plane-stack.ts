@@ -1,4 +1,5 @@
 import { CfnOutput, Duration, RemovalPolicy, Stack, Validations } from 'aws-cdk-lib';
+import * as cloudwatch from 'aws-cdk-lib/aws-cloudwatch';
 import type * as cognito from 'aws-cdk-lib/aws-cognito';
 import type * as ec2 from 'aws-cdk-lib/aws-ec2';
 import type * as eks from 'aws-cdk-lib/aws-eks-v2';
@@ -42,10 +43,33 @@ export class ControlPlaneStack extends Stack {
     new CfnOutput(this, 'ModelGatewaySecretArn', { value: modelGatewaySecretArn });
     new CfnOutput(this, 'AlarmTopicArn', { value: alarms.topic.topicArn });
 
+    signInAlarms(this, alarms);
+
     const sandbox = new Sandbox(this, 'Sandbox', { ...props, bus, table, signingKey, modelGatewaySecretArn, alarms });
     const slack = new Slack(this, 'Slack', { config, bus, table, alarms });
     new Conversation(this, 'Conversation', { ...props, bus, table, signingKey, sandbox, slack, alarms });
   }
+}
+
+/**
+ * What pre-token counts when it must not keep a sign-in waiting. Here and not beside the function, whose
+ * stack comes before there is anybody to hear of an alarm.
+ */
+function signInAlarms(scope: Construct, alarms: Alarms): void {
+  const counted = (metricName: string) =>
+    new cloudwatch.Metric({ namespace: 'Carapace', metricName, statistic: 'Sum' });
+  alarms.onAny(
+    scope,
+    'SignInSignalsLostAlarm',
+    counted('SignInSignalsLost'),
+    'Somebody signed in and the bus was not told: see the log of pre-token. The next sign-in tells it again.',
+  );
+  alarms.onAny(
+    scope,
+    'TokensWithoutUserKeyAlarm',
+    counted('TokensWithoutUserKey'),
+    'Tokens were made that do not say whose they are: see the log of pre-token.',
+  );
 }
 
 /** The one bus on which everything that happens is said. */

@@ -21,32 +21,53 @@ use kube::{
 use tokio::{sync::Mutex, time::Instant};
 
 pub(crate) use self::kinds::{PodMetadata, SandboxClaim, SandboxClaimSpec, WarmPoolRef};
-use crate::aws::{Aws, boxed, chain};
+use crate::{
+    aws::{Aws, boxed, chain},
+    claims::ClaimApi,
+    config::Environment,
+};
 
 pub(crate) const SERVICE: &str = "the Kubernetes API server";
 
 /// How long a client is used. Its token is good for 60 seconds, and a request needs a few.
 const FRESH: Duration = Duration::from_secs(45);
 
+/// The claims, from `CLUSTER_NAME`, `CLUSTER_ENDPOINT`, `CLUSTER_CA` and `AGENTS_NAMESPACE`.
+pub fn claims(environment: &mut Environment<'_>, aws: &Arc<Aws>) -> Option<ClaimApi> {
+    let name = environment.required("CLUSTER_NAME");
+    let endpoint = environment.required::<Endpoint>("CLUSTER_ENDPOINT");
+    let ca = environment.required("CLUSTER_CA");
+    let namespace = environment.required("AGENTS_NAMESPACE");
+    let address = ClusterAddress {
+        name: name?,
+        endpoint: endpoint?,
+        ca: ca?,
+    };
+    Some(ClaimApi::new(
+        Cluster::new(Arc::clone(aws), address),
+        namespace?,
+    ))
+}
+
 /// The cluster as the configuration names it.
 #[derive(Debug, Clone)]
-pub struct ClusterAddress {
+struct ClusterAddress {
     /// The EKS name of the cluster; the token is good for no other.
-    pub name: String,
+    name: String,
     /// `https://…`, without a path.
-    pub endpoint: Endpoint,
+    endpoint: Endpoint,
     /// The certificate authority of the API server, as EKS gives it: PEM in base64.
-    pub ca: String,
+    ca: String,
 }
 
 /// An HTTPS address. A token must not travel in the clear.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint(String);
+struct Endpoint(String);
 
 /// A text that is no such address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it must begin with https://")]
-pub struct NotHttps;
+struct NotHttps;
 
 impl FromStr for Endpoint {
     type Err = NotHttps;
@@ -70,7 +91,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// The cluster at this address; nothing is called yet.
-    pub fn new(aws: Arc<Aws>, address: ClusterAddress) -> Self {
+    fn new(aws: Arc<Aws>, address: ClusterAddress) -> Self {
         Self {
             aws,
             address,
@@ -144,5 +165,26 @@ fn kubeconfig(address: &ClusterAddress, token: String) -> Kubeconfig {
         }],
         current_context: Some(name),
         ..Kubeconfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::from;
+
+    #[test]
+    fn everything_that_is_wrong_with_the_clusters_variables_is_said_at_once() {
+        let aws = Arc::new(Aws::default());
+        let read = |name: &str| match name {
+            "CLUSTER_ENDPOINT" => Some("http://cluster".to_owned()),
+            "CLUSTER_CA" => Some("LS0tLS1C".to_owned()),
+            _ => None,
+        };
+        let wrong = from(&read, |environment| claims(environment, &aws).map(drop)).unwrap_err();
+        insta::assert_snapshot!(
+            wrong,
+            @r#"the function is not configured: CLUSTER_NAME is not set; CLUSTER_ENDPOINT is "http://cluster": it must begin with https://; AGENTS_NAMESPACE is not set"#
+        );
     }
 }

@@ -10,7 +10,7 @@ use carapace_control_plane::{
     directory::{UserPool, UserPoolId},
     identities::IdentityTable,
     jwt::{SigningKeyId, TokenSigner},
-    kubernetes::{Cluster, ClusterAddress, Endpoint},
+    kubernetes::claims,
     parameters::PolicyParameter,
     slack::{BotTokenSecret, SlackApi, SlackApiUrl},
     table::AgentTable,
@@ -101,23 +101,6 @@ fn slack(environment: &mut Environment<'_>, aws: &Arc<Aws>) -> Option<SlackApi> 
     let url = environment.required::<SlackApiUrl>("SLACK_API_URL");
     let secret = BotTokenSecret::new(Arc::clone(aws), secret?);
     Some(SlackApi::new(url?, secret))
-}
-
-/// The claims, from `CLUSTER_NAME`, `CLUSTER_ENDPOINT`, `CLUSTER_CA` and `AGENTS_NAMESPACE`.
-fn claims(environment: &mut Environment<'_>, aws: &Arc<Aws>) -> Option<ClaimApi> {
-    let name = environment.required("CLUSTER_NAME");
-    let endpoint = environment.required::<Endpoint>("CLUSTER_ENDPOINT");
-    let ca = environment.required("CLUSTER_CA");
-    let namespace = environment.required("AGENTS_NAMESPACE");
-    let address = ClusterAddress {
-        name: name?,
-        endpoint: endpoint?,
-        ca: ca?,
-    };
-    Some(ClaimApi::new(
-        Cluster::new(Arc::clone(aws), address),
-        namespace?,
-    ))
 }
 
 #[cfg(test)]

@@ -4,6 +4,5 @@ mod asl;
 mod daemon;
 mod machine;
 mod stories;
-mod time;
 mod workspace;
 mod world;

@@ -7,10 +7,10 @@ use carapace_control_plane::{
     aws::Aws,
     bus::EventBus,
     claims::ClaimApi,
-    config::{Environment, Misconfigured, from_process},
+    config::{Misconfigured, from_process},
     gateway::{GatewayUrl, ModelGateway},
     jwt::{SigningKeyId, TokenSigner},
-    kubernetes::{Cluster, ClusterAddress, Endpoint},
+    kubernetes::claims,
     secrets::MasterKeySecret,
     table::AgentTable,
     time::SystemClock,
@@ -75,21 +75,4 @@ pub fn sandbox_announce() -> Result<SandboxAnnounce, Misconfigured> {
             clock: SystemClock,
         })
     })
-}
-
-/// The claims, from `CLUSTER_NAME`, `CLUSTER_ENDPOINT`, `CLUSTER_CA` and `AGENTS_NAMESPACE`.
-fn claims(environment: &mut Environment<'_>, aws: &Arc<Aws>) -> Option<ClaimApi> {
-    let name = environment.required("CLUSTER_NAME");
-    let endpoint = environment.required::<Endpoint>("CLUSTER_ENDPOINT");
-    let ca = environment.required("CLUSTER_CA");
-    let namespace = environment.required("AGENTS_NAMESPACE");
-    let address = ClusterAddress {
-        name: name?,
-        endpoint: endpoint?,
-        ca: ca?,
-    };
-    Some(ClaimApi::new(
-        Cluster::new(Arc::clone(aws), address),
-        namespace?,
-    ))
 }

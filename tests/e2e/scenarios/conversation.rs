@@ -500,10 +500,45 @@ fn model_refuses(world: &World) -> Result<()> {
 }
 
 /// Those that take away what all share.
-pub(crate) const ALONE: &[Scenario] = &[(
-    "a_model_gateway_that_is_down_is_said_so_and_comes_back",
-    gateway_down,
-)];
+pub(crate) const ALONE: &[Scenario] = &[
+    (
+        "a_message_wakes_the_agent_from_an_empty_pool",
+        wakes_from_an_empty_pool,
+    ),
+    (
+        "a_model_gateway_that_is_down_is_said_so_and_comes_back",
+        gateway_down,
+    ),
+];
+
+/// I1, I4: a sandbox has to be booted first, and the message waits for it, however often it comes.
+fn wakes_from_an_empty_pool(world: &World) -> Result<()> {
+    let ada = Talker::new(world)?;
+    let pool = world.drained()?;
+    let said = ada.says(None, "hello")?;
+    let slack = world.slack()?;
+    for _ in 0..2 {
+        ensure!(slack.deliver(&said)?.status == 200);
+    }
+    let answer = ada.hears_one(&said)?;
+    ensure!(answer == "You said: hello", "{answer:?}");
+    let id = format!("slack.{}", said.event_id);
+    let executions = world.ended_of(CONVERSATION, &id, 3, SOON)?;
+    ensure!(
+        executions.iter().all(|e| e.status == "SUCCEEDED"),
+        "{executions:#?}"
+    );
+    ada.hears(&said, 1)?;
+    let statuses = slack.thread(&said.channel, &said.thread_ts)?.statuses;
+    ensure!(
+        statuses.iter().any(|status| status.contains("waking")),
+        "nobody was told: {statuses:?}"
+    );
+    // A cold sandbox carries its claim's name.
+    let (sandbox, _) = world.cluster.sandbox_of(&ada.person.key)?;
+    ensure!(sandbox == format!("agent-{}", ada.person.key), "{sandbox}");
+    pool.fill()
+}
 
 const GATEWAY: &str = "model-gateway";
 

@@ -1,14 +1,17 @@
 //! A function of `conversation` dies at every point where it has just done something or is about
 //! to: the message is answered once all the same, and those behind it in order (I1, I4).
 
-use std::fs;
-
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use carapace_e2e::execution::CONVERSATION;
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Trial;
 
-use crate::conversation::{Talker, answers};
-use crate::world::{SOON, World};
+use crate::{
+    conversation::{Talker, answers},
+    death::{SIDES, arm, trial},
+    world::{SOON, World},
+};
+
+const PROMISE: &str = "answers_once_all_the_same";
 
 /// One scenario per point and side of it.
 pub(crate) fn all(world: Option<&World>) -> Vec<Trial> {
@@ -18,31 +21,15 @@ pub(crate) fn all(world: Option<&World>) -> Vec<Trial> {
     ];
     let conversing = conversing.into_iter().flatten().copied();
     let mut trials = Vec::new();
-    for side in ["before", "after"] {
+    for side in SIDES {
         for point in conversing.clone() {
-            trials.push(trial(world, answered, point, side));
+            trials.push(trial(world, (point, side), PROMISE, answered));
         }
         for point in carapace_slack::fault::SLACK_REPLY {
-            trials.push(trial(world, told, point, side));
+            trials.push(trial(world, (point, side), PROMISE, told));
         }
     }
     trials
-}
-
-fn trial(
-    world: Option<&World>,
-    scenario: fn(&World, &str) -> Result<()>,
-    point: &str,
-    side: &str,
-) -> Trial {
-    let fault = format!("{point}.{side}");
-    let world = world.cloned();
-    let point = point.replace(['.', '-'], "_");
-    let name = format!("a_function_killed_{side}_{point}_answers_once_all_the_same");
-    Trial::test(name, move || match &world {
-        Some(world) => scenario(world, &fault).map_err(|error| Failed::from(format!("{error:?}"))),
-        None => Err(Failed::from("there is no stack to run on")),
-    })
 }
 
 fn answered(world: &World, fault: &str) -> Result<()> {
@@ -88,12 +75,4 @@ fn told(world: &World, fault: &str) -> Result<()> {
         "{heard:#?}"
     );
     Ok(())
-}
-
-fn arm(world: &World, user: &str, fault: &str) -> Result<std::path::PathBuf> {
-    let directory = world.faults().join(user);
-    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
-    let file = directory.join(fault);
-    fs::write(&file, user)?;
-    Ok(file)
 }

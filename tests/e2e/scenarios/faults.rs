@@ -1,18 +1,15 @@
 //! A function dies, at every point where it has just done something or is about to: the workflow
 //! ends as if it had not (I1, I2, I4).
-//!
-//! The functions under test are built with the feature `fault-injection`: where such a point is
-//! armed for a user, the process exits on the spot, as when Lambda kills it.
 
-use std::fs;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use carapace_e2e::platform::SandboxRequest;
 use carapace_sandbox::fault;
-use libtest_mimic::{Failed, Trial};
-use serde_json::json;
+use libtest_mimic::Trial;
 
-use crate::world::{SOON, World};
+use crate::{
+    death::{SIDES, arm, trial},
+    world::{SOON, World},
+};
 
 /// The side effects of `sandbox-create` on its way to `Sandbox Ready`.
 fn creating() -> impl Iterator<Item = &'static str> {
@@ -38,37 +35,22 @@ fn points() -> impl Iterator<Item = &'static str> {
 /// One scenario per point and side of it.
 pub(crate) fn all(world: Option<&World>) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for side in ["before", "after"] {
+    for side in SIDES {
         for point in creating() {
-            trials.push(trial(world, "creating", killed_while_creating, point, side));
+            let promise = "while_creating_changes_nothing";
+            trials.push(trial(world, (point, side), promise, killed_while_creating));
         }
         for point in failing() {
-            trials.push(trial(world, "failing", killed_while_failing, point, side));
+            let promise = "while_failing_changes_nothing";
+            trials.push(trial(world, (point, side), promise, killed_while_failing));
         }
     }
     trials
 }
 
-fn trial(
-    world: Option<&World>,
-    way: &str,
-    scenario: fn(&World, &str) -> Result<()>,
-    point: &str,
-    side: &str,
-) -> Trial {
-    let fault = format!("{point}.{side}");
-    let world = world.cloned();
-    let point = point.replace(['.', '-'], "_");
-    let name = format!("a_function_killed_{side}_{point}_while_{way}_changes_nothing");
-    Trial::test(name, move || match &world {
-        Some(world) => scenario(world, &fault).map_err(|error| Failed::from(format!("{error:?}"))),
-        None => Err(Failed::from("there is no stack to run on")),
-    })
-}
-
 fn killed_while_creating(world: &World, fault: &str) -> Result<()> {
     let ada = world.person("ada")?;
-    let armed = arm(world, &ada.key, fault)?;
+    let armed = arm(world, ada.key.as_str(), fault)?;
     let tap = world.tap(&ada.key)?;
     let request = SandboxRequest::new(&ada.key);
     world.request_sandbox(&request)?;
@@ -100,7 +82,7 @@ fn killed_while_creating(world: &World, fault: &str) -> Result<()> {
 
 fn killed_while_failing(world: &World, fault: &str) -> Result<()> {
     let ada = world.person("ada")?;
-    let armed = arm(world, &ada.key, fault)?;
+    let armed = arm(world, ada.key.as_str(), fault)?;
     let tap = world.tap(&ada.key)?;
     let request = SandboxRequest::new(&ada.key).from_pool("no-such-pool");
     world.request_sandbox(&request)?;
@@ -135,12 +117,4 @@ fn announced_once(events: &[serde_json::Value], may_repeat: bool) -> Result<()> 
         "two ids: {events:#?}"
     );
     Ok(())
-}
-
-fn arm(world: &World, user: &carapace_core::UserKey, fault: &str) -> Result<std::path::PathBuf> {
-    let directory = world.faults().join(user.to_string());
-    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
-    let file = directory.join(fault);
-    fs::write(&file, json!({ "armed_for": user.to_string() }).to_string())?;
-    Ok(file)
 }

@@ -8,6 +8,7 @@ mod bad_input;
 mod conversation;
 mod conversation_faults;
 mod create;
+mod death;
 mod faults;
 mod isolation;
 mod permissions;

@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 /// Long enough for a sandbox on a busy machine; what takes longer is wrong.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
+/// The warm pool of the chart, from which an agent comes if nothing else is said.
+const SHARED_POOL: &str = "agents";
+
 /// The platform that all scenarios run on.
 #[derive(Clone, Debug)]
 pub(crate) struct World {
@@ -102,6 +105,42 @@ impl World {
             },
         )?;
         Ok(pool_guard)
+    }
+
+    /// The sandboxes of a pool that nobody has claimed.
+    fn unclaimed(&self, pool: &str) -> Result<Vec<Value>> {
+        let mut sandboxes = self.cluster.list("sandboxes", AGENTS)?;
+        sandboxes.retain(|sandbox| {
+            let owners = sandbox["metadata"]["ownerReferences"].as_array();
+            owners
+                .into_iter()
+                .flatten()
+                .any(|owner| owner["kind"] == "SandboxWarmPool" && owner["name"] == pool)
+        });
+        Ok(sandboxes)
+    }
+
+    /// Takes every warm sandbox out of the pool that all share, until what is returned is dropped.
+    pub(crate) fn drained(&self) -> Result<Drained<'_>> {
+        let pool = self
+            .cluster
+            .get("sandboxwarmpool", AGENTS, SHARED_POOL)?
+            .ok_or_else(|| anyhow!("the chart's SandboxWarmPool {SHARED_POOL} is missing"))?;
+        let replicas = pool["spec"]["replicas"]
+            .as_u64()
+            .context("the pool has a size")?;
+        let drained = Drained {
+            world: self,
+            replicas,
+        };
+        drained.resize(0)?;
+        eventually(
+            "an empty pool",
+            SOON,
+            || self.unclaimed(SHARED_POOL),
+            Vec::is_empty,
+        )?;
+        Ok(drained)
     }
 
     /// Keeps the API server from taking a claim for this user, until what is returned is dropped.
@@ -228,18 +267,9 @@ impl Pool<'_> {
 
     /// The warm sandboxes in it: name and pod address.
     pub(crate) fn warm(&self) -> Result<Vec<(String, String)>> {
-        let sandboxes = self.world.cluster.list("sandboxes", AGENTS)?;
+        let sandboxes = self.world.unclaimed(&self.name)?;
         Ok(sandboxes
             .iter()
-            .filter(|s| {
-                s["metadata"]["ownerReferences"]
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .any(|owner| {
-                        owner["kind"] == "SandboxWarmPool" && owner["name"] == self.name.as_str()
-                    })
-            })
             .filter_map(|s| {
                 let name = s["metadata"]["name"].as_str()?;
                 let address = s["status"]["podIPs"][0].as_str()?;
@@ -262,6 +292,57 @@ impl Drop for Pool<'_> {
                 "--wait=false",
             ]);
         }
+    }
+}
+
+/// The pool that all share, empty; it gets its sandboxes back when dropped.
+#[derive(Debug)]
+pub(crate) struct Drained<'a> {
+    world: &'a World,
+    replicas: u64,
+}
+
+impl Drained<'_> {
+    /// Fills it, and waits until it is full.
+    pub(crate) fn fill(self) -> Result<()> {
+        self.resize(self.replicas)?;
+        eventually(
+            "a full pool",
+            SOON * 2,
+            || {
+                self.world
+                    .cluster
+                    .get("sandboxwarmpool", AGENTS, SHARED_POOL)
+            },
+            |pool| {
+                let ready = pool.as_ref().map(|pool| &pool["status"]["readyReplicas"]);
+                ready.and_then(Value::as_u64) == Some(self.replicas)
+            },
+        )?;
+        Ok(())
+    }
+
+    fn resize(&self, replicas: u64) -> Result<()> {
+        let patch = json!({ "spec": { "replicas": replicas } }).to_string();
+        let kind = "sandboxwarmpool";
+        let args = [
+            "-n",
+            AGENTS,
+            "patch",
+            kind,
+            SHARED_POOL,
+            "--type=merge",
+            "-p",
+            &patch,
+        ];
+        self.world.cluster.kubectl(&args)?;
+        Ok(())
+    }
+}
+
+impl Drop for Drained<'_> {
+    fn drop(&mut self) {
+        let _ = self.resize(self.replicas);
     }
 }
 

@@ -6,7 +6,7 @@
 //! says; here this module does.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -303,11 +303,16 @@ fn helm(
 fn cdk(stack: &Stack, sources: &Sources<'_>, log: &str, args: &[&str]) -> Result<()> {
     let directory = sources.root.join("cdk");
     let info = stack.info();
+    let output = info.state_dir.join("cdk.out");
+    // Every version of a function that was ever deployed from here would stay in it.
+    if output.exists() {
+        fs::remove_dir_all(&output).with_context(|| format!("clearing {}", output.display()))?;
+    }
     let mut command = stack.command(directory.join("node_modules/.bin/cdk"));
     command
         .args(args)
-        .args(["--output"])
-        .arg(info.state_dir.join("cdk.out"))
+        .arg("--output")
+        .arg(&output)
         .args(["-c", "stage=local", "-c"])
         .arg(format!("lambdaDir={}", sources.lambdas.display()))
         .args(["--progress", "events", "--no-color"])

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use carapace_control_plane::lambda::Named;
 
-use super::machine::{DEFINITION, State, machine};
-use crate::{accept::AcceptError, turn::TurnError, wire::INPUT_REJECTED};
+use super::machine::machine;
+use crate::{accept::AcceptError, turn::TurnError};
 
 /// What the function of ours that a state invokes can raise.
 fn raised(state: &str) -> Option<&'static [&'static str]> {
@@ -16,25 +16,15 @@ fn raised(state: &str) -> Option<&'static [&'static str]> {
     })
 }
 
-/// The errors of AWS that every invocation may meet, and `States.ALL`, are not ours.
-fn handled(state: &State) -> BTreeSet<&str> {
-    let retried = state.retry.iter().flat_map(|retrier| &retrier.error_equals);
-    let caught = state.catch.iter().flat_map(|catcher| &catcher.error_equals);
-    let names = retried.chain(caught).map(String::as_str);
-    names.filter(|name| !name.contains('.')).collect()
-}
-
 #[test]
 fn every_error_is_handled_where_it_can_be_raised_and_no_other_is() {
     let machine = machine();
     let mut invoked = 0;
-    for (name, state) in &machine.states {
-        let Some(raised) = raised(name) else {
-            continue;
-        };
-        invoked += 1;
-        let raised: BTreeSet<&str> = raised.iter().copied().chain([INPUT_REJECTED]).collect();
-        assert_eq!(handled(state), raised, "{name}");
+    for (name, _) in machine.tasks() {
+        if let Some(raised) = raised(name) {
+            invoked += 1;
+            machine.assert_handles(name, raised);
+        }
     }
     assert_eq!(invoked, 3);
 }
@@ -42,23 +32,10 @@ fn every_error_is_handled_where_it_can_be_raised_and_no_other_is() {
 /// Crashes, throttling and transport: a function that dies anywhere is called again.
 #[test]
 fn every_invocation_is_retried_when_lambda_fails_it() {
-    for (name, state) in &machine().states {
-        if raised(name).is_none() {
-            continue;
-        }
-        let retried: Vec<&String> = state.retry.iter().flat_map(|r| &r.error_equals).collect();
-        for error in [
-            "Lambda.ServiceException",
-            "Lambda.AWSLambdaException",
-            "Lambda.SdkClientException",
-            "Lambda.ClientExecutionTimeoutException",
-            "Lambda.TooManyRequestsException",
-            "Lambda.Unknown",
-            "Runtime.ExitError",
-            "Sandbox.Timedout",
-            "States.Timeout",
-        ] {
-            assert!(retried.iter().any(|name| *name == error), "{name} {error}");
+    let machine = machine();
+    for (name, _) in machine.tasks() {
+        if raised(name).is_some() {
+            machine.assert_retries_lambda(name);
         }
     }
 }
@@ -77,34 +54,11 @@ fn losing_the_conversation_to_another_is_no_failure() {
 
 #[test]
 fn every_state_leads_somewhere_and_says_why_it_exists() {
-    let machine = machine();
-    assert!(!machine.comment.is_empty());
-    for (name, state) in &machine.states {
-        assert!(!state.comment.is_empty(), "{name}");
-        if state.r#type == "Task" {
-            assert!(state.timeout_seconds.is_some(), "{name}");
-        }
-        let ends = state.end || matches!(state.r#type.as_str(), "Fail" | "Succeed" | "Choice");
-        assert_eq!(ends, state.next.is_none(), "{name}");
-        let caught = state.catch.iter().map(|catcher| &catcher.next);
-        let chosen = state.choices.iter().map(|choice| &choice.next);
-        for next in caught
-            .chain(chosen)
-            .chain(&state.next)
-            .chain(&state.default)
-        {
-            assert!(machine.states.contains_key(next), "{name} leads to {next}");
-        }
-    }
+    machine().assert_leads_somewhere();
 }
 
 #[test]
 fn the_names_that_cdk_fills_in() {
-    let names: BTreeSet<&str> = DEFINITION
-        .split("${")
-        .skip(1)
-        .filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
-        .collect();
     let expected = [
         "ConversationAcceptArn",
         "ConversationDlqUrl",
@@ -112,5 +66,8 @@ fn the_names_that_cdk_fills_in() {
         "SandboxCreateArn",
         "SlackReplyArn",
     ];
-    assert_eq!(names, BTreeSet::from(expected));
+    assert_eq!(
+        machine().placeholders,
+        BTreeSet::from(expected.map(str::to_owned))
+    );
 }

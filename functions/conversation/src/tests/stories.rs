@@ -8,6 +8,7 @@ use carapace_core::{
     conversation::{TurnOutcome, words},
     ports::{Clock, SlackTrouble, StoredReply, Trouble, TurnTrouble},
 };
+use carapace_test_support::End;
 use futures::future::{join, join_all};
 use jiff::SignedDuration;
 use lambda_runtime::Diagnostic;
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::{
     daemon::{answer, refusal},
-    machine::{End, execute},
+    machine::execute,
     workspace::Mishap,
     world::{MEMBER, World, account, policy, user},
 };

@@ -17,11 +17,12 @@ use carapace_core::{
     },
     slack::profile::{Account, SlackProfile},
 };
+use carapace_test_support::Time;
 use jiff::Timestamp;
 use lambda_runtime::Diagnostic;
 use serde_json::{Value, json};
 
-use super::{daemon::Daemon, time::Time, workspace::Workspace};
+use super::{daemon::Daemon, workspace::Workspace};
 use crate::{accept::AcceptMessage, turn::ServeInbox};
 
 /// The world, shared by everybody in it.
@@ -165,10 +166,7 @@ impl World {
 
     /// Lets others run, then does something, then lets others run before its result is seen.
     async fn call<T>(&self, effect: impl FnOnce(&mut State) -> T) -> T {
-        self.others().await;
-        let result = self.look(effect);
-        self.others().await;
-        result
+        self.time.amid_others(|| self.look(effect)).await
     }
 
     pub(super) fn accept(&self) -> AcceptMessage<World, World, World, World, World, Time> {

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use carapace_control_plane::lambda::Named;
+use carapace_test_support::{Retrier, State};
 
-use super::machine::{DEFINITION, Machine, Retrier, State, machine};
+use super::machine::machine;
 use crate::{
     announce::{AnnounceFailedError, AnnounceReadyError, AnnounceRecordedError},
     bind::BindError,
     claim::{ClaimError, PATIENCE},
     release::ReleaseError,
-    wire::INPUT_REJECTED,
 };
 
 /// What the function that a state invokes can raise.
@@ -26,66 +26,26 @@ fn raised(state: &str) -> Option<&'static [&'static str]> {
     })
 }
 
-/// The errors of AWS that every invocation may meet, and `States.ALL`, are not ours.
-fn ours(name: &str) -> bool {
-    !name.contains('.')
-}
-
-fn handled(state: &State) -> BTreeSet<&str> {
-    let retried = state.retry.iter().flat_map(|retrier| &retrier.error_equals);
-    let caught = state.catch.iter().flat_map(|catcher| &catcher.error_equals);
-    retried
-        .chain(caught)
-        .map(String::as_str)
-        .filter(|name| ours(name))
-        .collect()
-}
-
-fn tasks(machine: &Machine) -> impl Iterator<Item = (&String, &State)> {
-    machine
-        .states
-        .iter()
-        .filter(|(_, state)| state.r#type == "Task")
-}
-
 #[test]
 fn every_error_is_handled_where_it_can_be_raised_and_no_other_is() {
     let machine = machine();
-    for (name, state) in tasks(&machine) {
-        let Some(raised) = raised(name) else {
-            assert_eq!(
+    for (name, _) in machine.tasks() {
+        match raised(name) {
+            Some(raised) => machine.assert_handles(name, raised),
+            None => assert_eq!(
                 name, "DeadLetterEvent",
                 "a task whose errors nobody has listed"
-            );
-            continue;
-        };
-        let raised: BTreeSet<&str> = raised.iter().copied().chain([INPUT_REJECTED]).collect();
-        assert_eq!(handled(state), raised, "{name}");
+            ),
+        }
     }
 }
 
 /// Crashes, throttling and transport: a function that dies anywhere is called again.
 #[test]
 fn every_invocation_is_retried_when_lambda_fails_it() {
-    for (name, state) in tasks(&machine()) {
-        let retried: Vec<&String> = state.retry.iter().flat_map(|r| &r.error_equals).collect();
-        let all = retried.iter().any(|name| *name == "States.ALL");
-        for error in [
-            "Lambda.ServiceException",
-            "Lambda.AWSLambdaException",
-            "Lambda.SdkClientException",
-            "Lambda.ClientExecutionTimeoutException",
-            "Lambda.TooManyRequestsException",
-            "Lambda.Unknown",
-            "Runtime.ExitError",
-            "Sandbox.Timedout",
-            "States.Timeout",
-        ] {
-            assert!(
-                all || retried.iter().any(|name| *name == error),
-                "{name} {error}"
-            );
-        }
+    let machine = machine();
+    for (name, _) in machine.tasks() {
+        machine.assert_retries_lambda(name);
     }
 }
 
@@ -94,10 +54,11 @@ fn every_invocation_is_retried_when_lambda_fails_it() {
 #[test]
 fn being_one_too_many_at_the_function_that_makes_claims_is_waited_out() {
     let machine = machine();
-    let callers: Vec<_> = tasks(&machine)
+    let callers: Vec<_> = machine
+        .tasks()
         .filter(|(_, state)| state.arguments["FunctionName"] == "${SandboxClaimArn}")
         .collect();
-    let names: Vec<&str> = callers.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = callers.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, ["ClaimSandbox", "ReleaseClaim"]);
     for (name, state) in callers {
         let throttled = |r: &&Retrier| {
@@ -116,7 +77,8 @@ fn being_one_too_many_at_the_function_that_makes_claims_is_waited_out() {
 
 #[test]
 fn nothing_leaves_a_state_uncaught_but_the_last_resort() {
-    for (name, state) in tasks(&machine()) {
+    let machine = machine();
+    for (name, state) in machine.tasks() {
         let last = state
             .catch
             .last()
@@ -128,21 +90,7 @@ fn nothing_leaves_a_state_uncaught_but_the_last_resort() {
 
 #[test]
 fn every_state_leads_somewhere_and_says_why_it_exists() {
-    let machine = machine();
-    assert!(!machine.comment.is_empty());
-    for (name, state) in &machine.states {
-        assert!(!state.comment.is_empty(), "{name}");
-        let ends = state.end || matches!(state.r#type.as_str(), "Fail" | "Succeed");
-        assert_eq!(ends, state.next.is_none(), "{name}");
-        let next = state
-            .catch
-            .iter()
-            .map(|catcher| &catcher.next)
-            .chain(&state.next);
-        for next in next {
-            assert!(machine.states.contains_key(next), "{name} leads to {next}");
-        }
-    }
+    machine().assert_leads_somewhere();
 }
 
 /// The longest a state can take: every try to its timeout, every pause between them.
@@ -157,7 +105,7 @@ fn longest(state: &State) -> u64 {
                 return 0;
             }
             let pauses: u64 = (0..retrier.max_attempts)
-                .map(|n| u64::from(retrier.interval_seconds * retrier.backoff_rate.pow(n)))
+                .map(|n| retrier.interval_seconds * retrier.backoff_rate.pow(n))
                 .sum();
             // A call that Lambda refuses to take never began, so it costs its pause alone.
             let refused = retrier.error_equals == ["Lambda.TooManyRequestsException"];
@@ -172,7 +120,7 @@ fn longest(state: &State) -> u64 {
 #[test]
 fn the_machine_outlasts_all_its_states() {
     let machine = machine();
-    let all: u64 = tasks(&machine).map(|(_, state)| longest(state)).sum();
+    let all: u64 = machine.tasks().map(|(_, state)| longest(state)).sum();
     let waiting = 900;
     assert!(
         machine.timeout_seconds > all + waiting,
@@ -189,23 +137,21 @@ fn waiting_outlasts_the_longest_deadline_and_a_task_its_functions_patience() {
         .iter()
         .find(|r| r.error_equals == ["NotReadyYet"])
         .unwrap();
-    let each = PATIENCE.as_secs() + u64::from(waiting.interval_seconds);
+    let each = PATIENCE.as_secs() + waiting.interval_seconds;
     assert!(u64::from(waiting.max_attempts) * each > 900);
     assert!(claim.timeout_seconds.unwrap() >= 2 * PATIENCE.as_secs());
 }
 
 #[test]
 fn the_names_that_cdk_fills_in() {
-    let names: BTreeSet<&str> = DEFINITION
-        .split("${")
-        .skip(1)
-        .filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
-        .collect();
     let expected = [
         "SandboxAnnounceArn",
         "SandboxBindArn",
         "SandboxClaimArn",
         "SandboxCreateDlqUrl",
     ];
-    assert_eq!(names, BTreeSet::from(expected));
+    assert_eq!(
+        machine().placeholders,
+        BTreeSet::from(expected.map(str::to_owned))
+    );
 }

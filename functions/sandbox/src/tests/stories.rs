@@ -7,11 +7,12 @@ use carapace_core::{
     agent::{ANNOUNCEMENT_LEASE, AgentState, HOLD_GRACE},
     ports::Clock,
 };
+use carapace_test_support::End;
 use futures::future::{join, join_all};
 use serde_json::{Value, json};
 
 use super::{
-    machine::{End, execute, sandbox_claim},
+    machine::{execute, sandbox_claim},
     world::World,
 };
 use crate::{
@@ -41,7 +42,7 @@ fn with(id: &str, more: &Value) -> Value {
 }
 
 fn run(world: &World, event: Value) -> End {
-    let end = world.run(execute(world, event));
+    let end = world.time.run(execute(world, event));
     world.check();
     end
 }
@@ -76,7 +77,7 @@ fn twenty_twins_make_one_claim_and_one_announcement() {
     for seed in 1..=60 {
         let world = World::seeded(seed);
         let twins = (0..20).map(|_| execute(&world, event("e1")));
-        let ends = world.run(join_all(twins));
+        let ends = world.time.run(join_all(twins));
         world.check();
         assert!(
             ends.iter().all(|end| end.error.is_none()),
@@ -99,7 +100,9 @@ fn different_requests_at_once_share_the_sandbox_and_each_gets_its_answer() {
     for seed in 1..=60 {
         let world = World::seeded(seed);
         let events = ["e1", "e2", "e1", "e3", "e2", "e1"];
-        let ends = world.run(join_all(events.map(|id| execute(&world, event(id)))));
+        let ends = world
+            .time
+            .run(join_all(events.map(|id| execute(&world, event(id)))));
         world.check();
         assert!(
             ends.iter().all(|end| end.error.is_none()),
@@ -123,7 +126,9 @@ fn twins_that_run_out_of_time_and_twins_that_do_not_agree_on_one_outcome() {
         let world = World::seeded(seed);
         world.look(|state| state.agentd_failures = 3);
         let late = with("e1", &json!({"ready_within_seconds": 5}));
-        let ends = world.run(join_all((0..8).map(|_| execute(&world, late.clone()))));
+        let ends = world
+            .time
+            .run(join_all((0..8).map(|_| execute(&world, late.clone()))));
         world.check();
         let (ready, failed) = (world.announced(READY).len(), world.announced(FAILED).len());
         assert_eq!(ready + failed, 1, "I1, seed {seed}: {ends:?}");
@@ -229,32 +234,26 @@ fn an_empty_pool_is_waited_for() {
 #[test]
 fn a_request_that_is_not_served_in_time_fails_and_leaves_no_claim() {
     let world = World::without_stock();
-    let started_at = world.look(|state| state.now);
+    let started_at = world.time.now();
     let end = run(&world, with("e1", &json!({"ready_within_seconds": 30})));
     assert_eq!(end.error.as_deref(), Some("ReadyDeadlineExceeded"));
     assert_eq!(end.state, "SandboxFailed");
     assert_eq!(world.announced(FAILED), ["e1.failed"]);
     assert_eq!(world.claim(&user()), None);
     assert!(matches!(world.agent(&user()), AgentState::Failed { .. }));
-    let took = world
-        .look(|state| state.now)
-        .duration_since(started_at)
-        .as_secs();
+    let took = world.time.now().duration_since(started_at).as_secs();
     assert!((30..40).contains(&took), "{took}");
 }
 
 #[test]
 fn a_pool_that_does_not_exist_is_reported_after_seconds() {
     let world = World::new();
-    let started_at = world.look(|state| state.now);
+    let started_at = world.time.now();
     let end = run(&world, with("e1", &json!({"pool": "no-such-pool"})));
     assert_eq!(end.error.as_deref(), Some("PoolNotFound"));
     assert_eq!(world.announced(FAILED), ["e1.failed"]);
     assert_eq!(world.claim(&user()), None);
-    let took = world
-        .look(|state| state.now)
-        .duration_since(started_at)
-        .as_secs();
+    let took = world.time.now().duration_since(started_at).as_secs();
     assert!((5..8).contains(&took), "{took}");
 }
 
@@ -306,8 +305,8 @@ fn an_event_that_cannot_be_read_goes_to_the_queue_as_it_came() {
         let end = run(&world, broken.clone());
         assert_eq!(end.error.as_deref(), Some("EventRejected"));
         assert_eq!(
-            (end.state.as_str(), end.dead_letter),
-            ("EventDeadLettered", Some(broken))
+            (end.state.as_str(), end.dead_letters),
+            ("EventDeadLettered", vec![broken])
         );
     }
     world.look(|state| assert_eq!((state.cluster.created, state.outcomes.len()), (0, 0)));
@@ -319,7 +318,7 @@ fn a_copy_of_an_answered_event_changes_nothing() {
     let world = World::new();
     run(&world, event("e1"));
     world.lose_claim(&user());
-    world.pass(30 * 24 * 3600);
+    world.time.pass(30 * 24 * 3600);
     let before = left(&world);
     let end = run(&world, event("e1"));
     assert_eq!((end.state.as_str(), end.error), ("AlreadyAnswered", None));
@@ -402,7 +401,9 @@ fn several_requests_that_find_the_pod_dead_share_the_new_sandbox() {
         run(&world, event("e1"));
         world.fail_pod(&user());
         let events = ["e2", "e3", "e2", "e3"];
-        let ends = world.run(join_all(events.map(|id| execute(&world, event(id)))));
+        let ends = world
+            .time
+            .run(join_all(events.map(|id| execute(&world, event(id)))));
         world.check();
         let all_fine = ends.iter().all(|end| end.error.is_none());
         assert!(all_fine, "seed {seed}: {ends:?}");
@@ -420,7 +421,7 @@ fn a_sandbox_whose_pool_is_missing_is_not_thrown_away() {
     let world = World::new();
     run(&world, event("e1"));
     world.miss_pool(&user());
-    world.pass(60);
+    world.time.pass(60);
     let end = run(&world, event("e2"));
     assert_eq!(end.error.as_deref(), Some("PoolNotFound"));
     assert!(is_ready(&world) && world.claim(&user()).is_some());
@@ -470,10 +471,10 @@ fn a_claim_on_its_way_out_is_waited_for_and_made_again() {
 /// One request starts a second after another.
 fn run_after(world: &World, first: Value, second: Value) -> (End, End) {
     let later = async {
-        world.sleep(Duration::from_secs(1)).await;
+        world.time.sleep(Duration::from_secs(1)).await;
         execute(world, second).await
     };
-    let ends = world.run(join(execute(world, first), later));
+    let ends = world.time.run(join(execute(world, first), later));
     world.check();
     ends
 }
@@ -509,13 +510,16 @@ fn a_second_request_carries_on_by_itself_when_the_attempt_it_waited_for_fails() 
 #[test]
 fn an_attempt_that_nobody_carries_on_is_taken_over() {
     let world = World::without_stock();
-    let started_at = world.look(|state| state.now);
-    let abandoned = world.run(sandbox_claim(&world).claim(&event("e1"), started_at));
+    let started_at = world.time.now();
+    let abandoned = world
+        .time
+        .run(sandbox_claim(&world).claim(&event("e1"), started_at));
     assert!(abandoned.is_err());
     world.stock("agents-9", 0);
-    world.pass(600 + HOLD_GRACE.as_secs());
+    world.time.pass(600 + HOLD_GRACE.as_secs());
     assert_eq!(run(&world, event("e2")).error, None);
     let released = world
+        .time
         .run(sandbox_claim(&world).release(&event("e1")))
         .unwrap();
     assert!(!released.released, "only its owner");
@@ -528,20 +532,20 @@ fn an_attempt_that_nobody_carries_on_is_taken_over() {
 #[test]
 fn an_owner_that_was_frozen_past_its_deadline_leaves_the_claim_of_the_next_alone() {
     let world = World::new();
-    let started_at = world.look(|state| state.now);
+    let started_at = world.time.now();
     let hold = 600 + HOLD_GRACE.as_secs();
     world.look(|state| state.freeze = Some(jiff::SignedDuration::from_secs(hold + 60)));
     let (step, first) = (sandbox_claim(&world), event("e1"));
     let next = async {
         let later = Duration::from_secs(hold.unsigned_abs() + 1);
-        world.sleep(later).await;
+        world.time.sleep(later).await;
         let end = execute(&world, event("e2")).await;
-        (end, world.now())
+        (end, world.time.now())
     };
-    let (late, (end, ended_at)) = world.run(join(step.claim(&first, started_at), next));
+    let (late, (end, ended_at)) = world.time.run(join(step.claim(&first, started_at), next));
     world.check();
     assert_eq!(end.error, None);
-    assert!(world.now() > ended_at, "the first wakes after that");
+    assert!(world.time.now() > ended_at, "the first wakes after that");
     let late = late.unwrap_err();
     assert!(
         matches!(late, ClaimError::ReadyDeadlineExceeded { .. }),
@@ -567,11 +571,11 @@ fn an_outcome_that_could_not_be_announced_is_announced_when_its_event_comes_back
     world.look(|state| state.bus_failures = 1000);
     let end = run(&world, event("e1"));
     assert_eq!(end.state, "EventDeadLettered");
-    assert_eq!(end.dead_letter, Some(event("e1")));
+    assert_eq!(end.dead_letters, [event("e1")]);
     assert!(is_ready(&world), "what was recorded stands");
     world.look(|state| state.bus_failures = 0);
-    world.pass(ANNOUNCEMENT_LEASE.as_secs());
-    let end = run(&world, end.dead_letter.unwrap());
+    world.time.pass(ANNOUNCEMENT_LEASE.as_secs());
+    let end = run(&world, end.dead_letters[0].clone());
     assert_eq!(
         (end.path.last().unwrap().as_str(), end.error),
         ("AnnounceRecorded", None)
@@ -584,8 +588,9 @@ fn an_outcome_that_could_not_be_announced_is_announced_when_its_event_comes_back
 #[test]
 fn no_secret_leaves_a_step() {
     let world = World::new();
-    let started_at = world.look(|state| state.now);
+    let started_at = world.time.now();
     let claimed = world
+        .time
         .run(sandbox_claim(&world).claim(&event("e1"), started_at))
         .unwrap();
     let answer = serde_json::to_value(&claimed).unwrap();

@@ -1,21 +1,10 @@
 //! A table, a cluster, a bus, a model gateway and daemons, all in memory and all remembering.
-//!
-//! Every call lets others run before and after it takes effect, so that twins interleave; how often
-//! is drawn from a seed, so that a failing order can be had again. Time passes only when everybody
-//! waits for it.
 
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    future::Future,
     net::IpAddr,
-    pin::{Pin, pin},
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -31,17 +20,17 @@ use carapace_core::{
         ModelKeyTrouble, ModelKeys, Saved, Trouble,
     },
 };
+use carapace_test_support::Time;
 use jiff::{SignedDuration, Timestamp};
 
 /// The world, shared by everybody in it.
 #[derive(Clone)]
-pub(super) struct World(Rc<RefCell<State>>);
+pub(super) struct World {
+    state: Rc<RefCell<State>>,
+    pub(super) time: Time,
+}
 
 pub(super) struct State {
-    pub(super) now: Timestamp,
-    seed: u64,
-    /// When those who sleep want to wake.
-    sleepers: BTreeSet<Timestamp>,
     agents: BTreeMap<UserKey, AgentRecord>,
     pub(super) outcomes: BTreeMap<EventId, Outcome>,
     pub(super) history: BTreeMap<UserKey, Vec<Entry>>,
@@ -83,10 +72,7 @@ impl World {
     }
 
     pub(super) fn seeded(seed: u64) -> Self {
-        let world = Self(Rc::new(RefCell::new(State {
-            now: "2026-11-24T10:00:00Z".parse().unwrap(),
-            seed,
-            sleepers: BTreeSet::new(),
+        let state = State {
             agents: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             history: BTreeMap::new(),
@@ -105,7 +91,11 @@ impl World {
             bound: BTreeMap::new(),
             agentd_failures: 0,
             freeze: None,
-        })));
+        };
+        let world = Self {
+            state: Rc::new(RefCell::new(state)),
+            time: Time::seeded(seed),
+        };
         world.stock("agents-1", 0);
         world.stock("agents-2", 0);
         world
@@ -127,7 +117,7 @@ impl World {
     /// A warm sandbox that is there after so many seconds.
     pub(super) fn stock(&self, sandbox: &str, seconds: i64) {
         self.look(|state| {
-            let at = state.now + SignedDuration::from_secs(seconds);
+            let at = self.time.now() + SignedDuration::from_secs(seconds);
             let sandbox = SandboxName::parse(sandbox).unwrap();
             state
                 .cluster
@@ -137,32 +127,8 @@ impl World {
         });
     }
 
-    /// Runs a future to its end. Whenever nobody in it can go on, time moves to the next moment that
-    /// somebody sleeps for.
-    pub(super) fn run<T>(&self, future: impl Future<Output = T>) -> T {
-        let mut future = pin!(future);
-        let woken = Arc::new(Woken::default());
-        let waker = Waker::from(Arc::clone(&woken));
-        let mut context = Context::from_waker(&waker);
-        loop {
-            if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
-                return result;
-            }
-            if woken.0.swap(false, Ordering::Relaxed) {
-                continue;
-            }
-            self.look(|state| {
-                let next = state
-                    .sleepers
-                    .pop_first()
-                    .expect("somebody waits for what never comes");
-                state.now = state.now.max(next);
-            });
-        }
-    }
-
     pub(super) fn look<T>(&self, at: impl FnOnce(&mut State) -> T) -> T {
-        at(&mut self.0.borrow_mut())
+        at(&mut self.state.borrow_mut())
     }
 
     pub(super) fn agent(&self, user: &UserKey) -> AgentState {
@@ -232,10 +198,6 @@ impl World {
         });
     }
 
-    pub(super) fn pass(&self, seconds: i64) {
-        self.look(|state| state.now += SignedDuration::from_secs(seconds));
-    }
-
     /// The events of this kind on the bus, copies and all.
     pub(super) fn announced(&self, detail_type: &str) -> Vec<String> {
         self.look(|state| {
@@ -262,70 +224,9 @@ impl World {
         });
     }
 
-    async fn others(&self) {
-        let turns = self.look(|state| {
-            // An xorshift generator: any order will do, as long as seeds differ.
-            state.seed ^= state.seed << 13;
-            state.seed ^= state.seed >> 7;
-            state.seed ^= state.seed << 17;
-            state.seed % 4
-        });
-        for _ in 0..turns {
-            Turn(false).await;
-        }
-    }
-
     /// Lets others run, then does something, then lets others run before its result is seen.
     async fn call<T>(&self, effect: impl FnOnce(&mut State) -> T) -> T {
-        self.others().await;
-        let result = self.look(effect);
-        self.others().await;
-        result
-    }
-}
-
-#[derive(Default)]
-struct Woken(AtomicBool);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Ready when its time has come.
-struct Sleep {
-    world: World,
-    until: Timestamp,
-}
-
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        self.world.look(|state| {
-            if state.now >= self.until {
-                return Poll::Ready(());
-            }
-            state.sleepers.insert(self.until);
-            Poll::Pending
-        })
-    }
-}
-
-/// Ready at the second look.
-struct Turn(bool);
-
-impl Future for Turn {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if self.0 {
-            return Poll::Ready(());
-        }
-        self.0 = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
+        self.time.amid_others(|| self.look(effect)).await
     }
 }
 
@@ -463,7 +364,7 @@ impl Ledger for World {
         let saved = self.call(|state| state.save(change)).await;
         let frozen = self.look(|state| state.freeze.take());
         if let Some(time) = frozen {
-            self.sleep(time.unsigned_abs()).await;
+            self.time.sleep(time.unsigned_abs()).await;
         }
         Ok(saved)
     }
@@ -471,14 +372,13 @@ impl Ledger for World {
 
 impl Claims for World {
     async fn apply(&self, wanted: &WantedClaim) -> Result<ClaimView, ClaimTrouble> {
-        Ok(self
-            .call(|state| state.cluster.apply(wanted, state.now))
-            .await)
+        let apply = |state: &mut State| state.cluster.apply(wanted, self.time.now());
+        Ok(self.call(apply).await)
     }
 
     async fn find(&self, name: &ClaimName) -> Result<Option<ClaimView>, Trouble> {
         let find = |state: &mut State| {
-            state.cluster.reconcile(state.now);
+            state.cluster.reconcile(self.time.now());
             state.cluster.claims.get(name).cloned()
         };
         Ok(self.call(find).await)
@@ -497,14 +397,15 @@ impl Claims for World {
                 Some(_) => {}
             }
             let step = STEP.min(left);
-            self.sleep(step).await;
+            self.time.sleep(step).await;
             left -= step;
         }
     }
 
     async fn delete(&self, seen: &ClaimView) -> Result<Deleted, Trouble> {
         let delete = |state: &mut State| {
-            state.cluster.reconcile(state.now);
+            let now = self.time.now();
+            state.cluster.reconcile(now);
             let cluster = &mut state.cluster;
             let Some(claim) = cluster.claims.get_mut(&seen.name) else {
                 return Deleted::Yes;
@@ -517,8 +418,8 @@ impl Claims for World {
             claim.terminating = true;
             cluster
                 .gone_at
-                .insert(claim.uid.clone(), state.now + cluster.finalizer);
-            cluster.reconcile(state.now);
+                .insert(claim.uid.clone(), now + cluster.finalizer);
+            cluster.reconcile(now);
             Deleted::Yes
         };
         Ok(self.call(delete).await)
@@ -581,20 +482,5 @@ impl Agentd for World {
             Ok(())
         };
         self.call(bind).await
-    }
-}
-
-impl Clock for World {
-    fn now(&self) -> Timestamp {
-        self.look(|state| state.now)
-    }
-
-    async fn sleep(&self, time: Duration) {
-        let until = self.now() + SignedDuration::try_from(time).unwrap();
-        Sleep {
-            world: self.clone(),
-            until,
-        }
-        .await;
     }
 }

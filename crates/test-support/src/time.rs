@@ -21,9 +21,9 @@ use std::{
 use carapace_core::ports::Clock;
 use jiff::{SignedDuration, Timestamp};
 
-/// The time of a world.
+/// The time of a world; a clone shows the same time.
 #[derive(Clone)]
-pub(super) struct Time(Rc<RefCell<State>>);
+pub struct Time(Rc<RefCell<State>>);
 
 struct State {
     now: Timestamp,
@@ -33,7 +33,10 @@ struct State {
 }
 
 impl Time {
-    pub(super) fn seeded(seed: u64) -> Self {
+    /// A time that begins at 2026-11-24T10:00:00Z. The seed decides how calls interleave; it must not
+    /// be zero.
+    pub fn seeded(seed: u64) -> Self {
+        assert_ne!(seed, 0, "of zero the generator makes nothing but zeros");
         Self(Rc::new(RefCell::new(State {
             now: "2026-11-24T10:00:00Z".parse().unwrap(),
             seed,
@@ -41,13 +44,14 @@ impl Time {
         })))
     }
 
-    pub(super) fn pass(&self, seconds: i64) {
+    /// Lets seconds pass in which nobody does anything.
+    pub fn pass(&self, seconds: i64) {
         self.0.borrow_mut().now += SignedDuration::from_secs(seconds);
     }
 
     /// Runs a future to its end. Whenever nobody in it can go on, time moves to the next moment that
     /// somebody sleeps for.
-    pub(super) fn run<T>(&self, future: impl Future<Output = T>) -> T {
+    pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
@@ -67,7 +71,7 @@ impl Time {
     }
 
     /// Lets others run.
-    pub(super) async fn others(&self) {
+    pub async fn others(&self) {
         let turns = {
             let state = &mut *self.0.borrow_mut();
             // An xorshift generator: any order will do, as long as seeds differ.
@@ -81,7 +85,16 @@ impl Time {
         }
     }
 
-    pub(super) async fn until(&self, until: Timestamp) {
+    /// Lets others run, then does something, then lets others run before its result is seen.
+    pub async fn amid_others<T>(&self, effect: impl FnOnce() -> T) -> T {
+        self.others().await;
+        let result = effect();
+        self.others().await;
+        result
+    }
+
+    /// Sleeps until then; not at all if that is past.
+    pub async fn until(&self, until: Timestamp) {
         let time = self.clone();
         Sleep { time, until }.await;
     }
