@@ -179,7 +179,7 @@ fn add_scripted_pool(platform: &Platform, sources: &Sources<'_>) -> Result<()> {
 
 /// Waits until the model gateway answers, LiteLLM in it included: no sandbox is bound without it.
 pub fn await_model_gateway(platform: &Platform) -> Result<()> {
-    eventually(
+    let ready = eventually(
         "the model gateway is ready",
         POOL_FILLS_WITHIN,
         || {
@@ -191,8 +191,21 @@ pub fn await_model_gateway(platform: &Platform) -> Result<()> {
             let ready = deployment.as_ref().map(|it| &it["status"]["readyReplicas"]);
             ready.is_some_and(|ready| ready.as_u64().unwrap_or(0) > 0)
         },
-    )?;
-    Ok(())
+    );
+    // That it is not ready says nothing of why, and the stack is about to be taken down.
+    ready.map(drop).map_err(|error| {
+        let log = platform.cluster.kubectl(&[
+            "-n",
+            "model-gateway",
+            "logs",
+            "deployment/litellm",
+            "--tail=15",
+        ]);
+        let log = log.unwrap_or_else(|unread| format!("it can't be read: {unread:#}"));
+        error.context(format!(
+            "the model gateway does not start; its log ends:\n{log}"
+        ))
+    })
 }
 
 /// Waits until this pool holds as many warm sandboxes as it should.
