@@ -3,10 +3,22 @@ import { fileURLToPath } from 'node:url';
 import type { Environment } from 'aws-cdk-lib';
 import type { Node } from 'constructs';
 import { readPolicy, type SignUpPolicy } from './identity/policy.ts';
+import { undeployable } from './identity/providers.ts';
 import { SUBNET_MASKS } from './network/subnets.ts';
 import { type Stage, STAGES, type StageName } from './stage.ts';
 
 const CDK_ROOT = resolve(dirname(fileURLToPath(import.meta.url)), '..');
+
+/** What a user may spend on models, as functions are told: see crates/core/src/allowance.rs. */
+export interface Allowance {
+  /** Whole US dollars. */
+  readonly budget_usd: number;
+  /** After so many days the budget begins anew. */
+  readonly budget_days: number;
+  readonly requests_per_minute: number;
+  /** In and out. */
+  readonly tokens_per_minute: number;
+}
 
 export type ThreatProtection = 'off' | 'audit' | 'enforced';
 
@@ -47,6 +59,8 @@ export interface Config {
   };
   readonly agents: { readonly namespace: string; readonly warmPool: string };
   readonly modelGateway: { readonly url: string; readonly port: number };
+  /** What a user gets who signs in for the first time. */
+  readonly allowance: Allowance;
   readonly slack: {
     /** Where Slack's methods are: `<apiUrl>/chat.postMessage`. */
     readonly apiUrl: string;
@@ -59,6 +73,8 @@ export interface Config {
   readonly maxConcurrentClaims: number;
   readonly signIn: {
     readonly policy: SignUpPolicy;
+    /** Let people in through the policy's identity providers: settled when the user pool is made. */
+    readonly federated: boolean;
     readonly callbackUrls: readonly string[];
     /** Undefined: no sign-in page. */
     readonly domainPrefix: string | undefined;
@@ -71,6 +87,11 @@ export interface Config {
     /** Undefined: Cognito's own sender, which is good for 50 mails a day. */
     readonly mail: { readonly from: string; readonly sesRegion: string } | undefined;
   };
+  /**
+   * Keep a trail of calls that change something. EventBridge hears of a deleted or disabled account through
+   * one: without, only if the account has another.
+   */
+  readonly trail: boolean;
   /** Undefined: nobody hears of an alarm until somebody subscribes to the topic. */
   readonly alarmEmail: string | undefined;
 }
@@ -114,6 +135,13 @@ export function readConfig(node: Node): Config {
       warmPool: context.text('warmPool', LABEL, 'agents'),
     },
     modelGateway: { url: modelGateway, port: portOf(modelGateway) },
+    // The bounds of crates/core/src/allowance.rs: what is let through here is refused there.
+    allowance: {
+      budget_usd: context.integer('allowanceUsd', 1, 100_000, 20),
+      budget_days: context.integer('allowanceDays', 1, 366, 30),
+      requests_per_minute: context.integer('allowanceRequestsPerMinute', 1, 10_000, 60),
+      tokens_per_minute: context.integer('allowanceTokensPerMinute', 1, 100_000_000, 200_000),
+    },
     slack: {
       apiUrl: context.text('slackApiUrl', SLACK_API_URL, 'https://slack.com/api'),
       signUpUrl: context.text('signUpUrl', SIGN_UP_URL),
@@ -123,6 +151,7 @@ export function readConfig(node: Node): Config {
     maxConcurrentClaims: context.integer('maxConcurrentClaims', 0, 1000, 50),
     signIn: {
       policy: readSignUpPolicy(context),
+      federated: context.flag('federatedSignIn', false),
       callbackUrls: context.list('callbackUrls', CALLBACK_URL, ['http://localhost:8400/callback']),
       domainPrefix: context.optional('signInDomainPrefix', LABEL),
       brandingDir: resolve(CDK_ROOT, context.text('brandingDir', ANY, 'branding')),
@@ -130,8 +159,12 @@ export function readConfig(node: Node): Config {
       threatProtection: context.text('threatProtection', THREAT_PROTECTION, 'off') as ThreatProtection,
       mail: readMail(context),
     },
+    trail: context.flag('trail', true),
     alarmEmail: context.optional('alarmEmail', EMAIL),
   };
+  for (const { key, problem } of undeployable(config.signIn.policy, config.signIn.federated)) {
+    context.reject(key, problem);
+  }
   if (zones.length === 1 && zones.every(ZONE.test)) {
     context.reject('availabilityZones', 'names one zone, and EKS wants two at least: name another or drop the key');
   }

@@ -99,7 +99,7 @@ describe('the cluster', () => {
     for (const { Properties } of rules) expect(Properties.GroupId).toEqual(Value);
   });
 
-  test('admits three functions, each into the group of its own', () => {
+  test('admits four functions, each into the group of its own', () => {
     const entries = app.resources('CarapaceControlPlane', 'AWS::EKS::AccessEntry');
     expect(
       Object.values(entries).map(({ Properties }) => [
@@ -111,6 +111,7 @@ describe('the cluster', () => {
     ).toEqual([
       ['SandboxClaim', 'STANDARD', [GROUPS.sandboxClaim], undefined],
       ['SandboxBindR', 'STANDARD', [GROUPS.sandboxBind], undefined],
+      ['SandboxRetir', 'STANDARD', [GROUPS.sandboxRetire], undefined],
       ['Conversation', 'STANDARD', [GROUPS.conversationTurn], undefined],
     ]);
   });

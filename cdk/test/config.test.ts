@@ -42,6 +42,17 @@ describe('what is given', () => {
     });
   });
 
+  test('a user may spend something unless told otherwise, and never without a limit', () => {
+    expect(read(GIVEN).allowance).toEqual({
+      budget_usd: 20,
+      budget_days: 30,
+      requests_per_minute: 60,
+      tokens_per_minute: 200_000,
+    });
+    const allowanceUsd = '100';
+    expect(read({ ...GIVEN, allowanceUsd, allowanceDays: 7 }).allowance).toMatchObject({ budget_usd: 100, budget_days: 7 });
+  });
+
   test('a default of the stage gives way to what is given', () => {
     expect(read({ stage: 'local', ...GIVEN }).modelGateway.url).toBe(GIVEN.modelGatewayUrl);
   });
@@ -121,6 +132,14 @@ describe('what cannot be used', () => {
     ['turnSliceSeconds', '4'],
     ['turnSliceSeconds', '841'],
     ['maxConcurrentClaims', '-1'],
+    ['allowanceUsd', '0'],
+    ['allowanceUsd', '19.50'],
+    ['allowanceUsd', '100001'],
+    ['allowanceDays', '367'],
+    ['allowanceRequestsPerMinute', 'many'],
+    ['allowanceRequestsPerMinute', '10001'],
+    ['allowanceTokensPerMinute', '100000001'],
+    ['trail', 'no'],
     ['threatProtection', 'on'],
     ['passkeyDomain', 'id'],
     ['allowedEmailDomains', 'example'],

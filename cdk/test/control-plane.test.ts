@@ -37,6 +37,9 @@ describe('the bus', () => {
       { source: ['carapace.slack'], 'detail-type': ['Slack Message Received'] },
     ],
     ['ConversationCutOff', /^Conversation/, undefined],
+    ['UserSignedIn', /^UserOnboarding/, { source: ['carapace.signup'], 'detail-type': ['User Signed In'] }],
+    ['UserDeleted', /^UserOffboarding/, { source: ['carapace.signup'], 'detail-type': ['User Deleted'] }],
+    ['UserAccountRemoved', /^UserOffboarding/, undefined],
   ])('%s starts its machine with the whole event, with a role that can do nothing else', (id, which, pattern) => {
     const [machine] = app.resource(STACK, 'AWS::StepFunctions::StateMachine', which);
     const [, { Properties }] = app.resource(STACK, 'AWS::Events::Rule', new RegExp(`^${id}`));
@@ -114,6 +117,10 @@ describe('alarms', () => {
     ['ExecutionsTimedOut', 'sandbox-create', /^SandboxCreate/],
     ['ExecutionsFailed', 'conversation', /^Conversation/],
     ['ExecutionsTimedOut', 'conversation', /^Conversation/],
+    ['ExecutionsFailed', 'user-onboard', /^UserOnboarding/],
+    ['ExecutionsTimedOut', 'user-onboard', /^UserOnboarding/],
+    ['ExecutionsFailed', 'user-offboard', /^UserOffboarding/],
+    ['ExecutionsTimedOut', 'user-offboard', /^UserOffboarding/],
   ])('%s of %s raises one', (MetricName, _, which) => {
     const [machine] = app.resource(STACK, 'AWS::StepFunctions::StateMachine', which);
     const [topic] = app.resource(STACK, 'AWS::SNS::Topic');
@@ -170,7 +177,7 @@ describe('alarms', () => {
 });
 
 describe('what is kept', () => {
-  test('the table: keys, index, expiry, and no way to lose it by accident', () => {
+  test('the table: keys, indexes, expiry, and no way to lose it by accident', () => {
     template.hasResource('AWS::DynamoDB::GlobalTable', {
       DeletionPolicy: 'Retain',
       Properties: {
@@ -187,6 +194,12 @@ describe('what is kept', () => {
               { AttributeName: 'updated_at', KeyType: 'RANGE' },
             ],
             Projection: { ProjectionType: 'ALL' },
+          },
+          {
+            // No attribute: what people said is not copied out of the table.
+            IndexName: 'items-by-owner',
+            KeySchema: [{ AttributeName: 'owner', KeyType: 'HASH' }],
+            Projection: { ProjectionType: 'KEYS_ONLY' },
           },
         ],
         TimeToLiveSpecification: { AttributeName: 'ttl', Enabled: true },
@@ -223,6 +236,22 @@ describe('what is kept', () => {
   });
 });
 
+test('operators find what clawctl works on, and no secret, in one parameter', () => {
+  const [, { Properties }] = app.resource(STACK, 'AWS::SSM::Parameter');
+  const [pool] = app.resource('CarapaceIdentity', 'AWS::Cognito::UserPool');
+  expect(Properties).toMatchObject({ Name: '/carapace/clawctl', Type: 'String' });
+  const [, parts] = Properties.Value['Fn::Join'];
+  const filled = parts.map((part: Json) => {
+    if (typeof part === 'string') return part;
+    return part['Fn::ImportValue'].includes(pool) ? 'the pool' : 'something else';
+  });
+  expect(JSON.parse(filled.join(''))).toEqual({
+    user_pool_id: 'the pool',
+    bus_name: 'carapace',
+    table_name: 'carapace',
+  });
+});
+
 test('the outputs are those that tools read', () => {
   const names = (stack: (typeof STACKS)[number]) =>
     Object.keys(app.json(stack).Outputs)
@@ -251,6 +280,8 @@ test('the outputs are those that tools read', () => {
     'SandboxCreateArn',
     'SandboxCreateDlqAlarmName',
     'SandboxCreateDlqUrl',
+    'SandboxRetireFunctionName',
+    'SandboxRetireRoleName',
     'SlackBotTokenSecretArn',
     'SlackEventsUrl',
     'SlackIngressFunctionName',
@@ -259,6 +290,16 @@ test('the outputs are those that tools read', () => {
     'SlackReplyRoleName',
     'SlackSigningSecretArn',
     'TableName',
+    'UserOffboardArn',
+    'UserOffboardDlqAlarmName',
+    'UserOffboardDlqUrl',
+    'UserOffboardFunctionName',
+    'UserOffboardRoleName',
+    'UserOnboardArn',
+    'UserOnboardDlqAlarmName',
+    'UserOnboardDlqUrl',
+    'UserOnboardFunctionName',
+    'UserOnboardRoleName',
   ]);
   expect(names('CarapaceIdentity')).toEqual([
     'PreSignUpFunctionName',

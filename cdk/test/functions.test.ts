@@ -6,10 +6,13 @@ const WHERE: Record<string, StackName> = {
   'sandbox-claim': 'CarapaceControlPlane',
   'sandbox-bind': 'CarapaceControlPlane',
   'sandbox-announce': 'CarapaceControlPlane',
+  'sandbox-retire': 'CarapaceControlPlane',
   'slack-ingress': 'CarapaceControlPlane',
   'slack-reply': 'CarapaceControlPlane',
   'conversation-accept': 'CarapaceControlPlane',
   'conversation-turn': 'CarapaceControlPlane',
+  'user-onboard': 'CarapaceControlPlane',
+  'user-offboard': 'CarapaceControlPlane',
   'pre-sign-up': 'CarapaceIdentity',
   'pre-token': 'CarapaceIdentity',
 };
@@ -39,10 +42,16 @@ const items = (Condition: Json): string =>
 const imported = (reference: Json): string =>
   reference['Fn::ImportValue'].replace(/^.*:ExportsOutput(FnGetAtt|Ref)/, '');
 
+/** A logical id without the hash at its end. */
+const plain = (id: string): string => id.replace(/[0-9A-F]{8}((Arn)?[0-9A-F]{8})?$/, '');
+
 /** What an ARN ends in that was put together: `table/carapace`. */
 const byName = (arn: Json): string =>
   arn['Fn::Join'][1]
-    .map((part: Json) => (typeof part === 'string' ? part : (part.Ref ?? imported(part))))
+    .map((part: Json) => {
+      if (typeof part === 'string') return part;
+      return part['Fn::GetAtt'] ? plain(part['Fn::GetAtt'][0]) : (part.Ref ?? imported(part));
+    })
     .join('')
     .split(':')
     .at(-1);
@@ -52,7 +61,7 @@ function grants(binary: string): Record<string, string[]> {
   const found = statements(binary).filter(({ Effect, Resource }) => Effect === 'Allow' && Resource !== '*');
   const named = found.map(({ Action, Condition, Resource }): [string, string[]] => {
     const id: string = Resource['Fn::Join'] ? byName(Resource) : (Resource['Fn::GetAtt']?.[0] ?? Resource.Ref ?? imported(Resource));
-    return [`${id.replace(/[0-9A-F]{8}((Arn)?[0-9A-F]{8})?$/, '')} ${items(Condition)}`.trim(), asList<string>(Action)];
+    return [`${plain(id)} ${items(Condition)}`.trim(), asList<string>(Action)];
   });
   expect(new Set(named.map(([name]) => name)).size).toBe(named.length);
   return Object.fromEntries(named);
@@ -71,7 +80,7 @@ const ON_EVERYTHING: Record<string, string> = {
 };
 
 describe('every function', () => {
-  test('there are nine, and no other', () => {
+  test('there are twelve, and no other', () => {
     const all = (['CarapaceNetwork', 'CarapaceCluster', 'CarapaceControlPlane', 'CarapaceIdentity'] as const).flatMap(
       (stack) =>
         Object.values(app.resources(stack, 'AWS::Lambda::Function')).map(({ Properties }) => Properties.FunctionName),
@@ -123,10 +132,13 @@ describe('each function', () => {
     ['sandbox-claim', 45, true, 50],
     ['sandbox-bind', 30, true, undefined],
     ['sandbox-announce', 9, false, undefined],
+    ['sandbox-retire', 45, true, undefined],
     ['slack-ingress', 10, false, undefined],
     ['slack-reply', 30, false, undefined],
     ['conversation-accept', 30, false, undefined],
     ['conversation-turn', 300, true, undefined],
+    ['user-onboard', 30, false, undefined],
+    ['user-offboard', 45, false, undefined],
     ['pre-sign-up', 5, false, undefined],
     ['pre-token', 5, false, undefined],
   ])('%s ends after %i s, is in the VPC: %s, and runs at most %s times at once', (binary, timeout, inVpc, most) => {
@@ -143,8 +155,12 @@ describe('each function', () => {
   const CLUSTER = ['CLUSTER_NAME', 'CLUSTER_ENDPOINT', 'CLUSTER_CA', 'AGENTS_NAMESPACE'];
   test.each([
     ['sandbox-claim', [...CLUSTER, 'TABLE_NAME', 'WARM_POOL']],
-    ['sandbox-bind', [...CLUSTER, 'TABLE_NAME', 'SIGNING_KEY_ID', 'MODEL_GATEWAY_URL', 'MODEL_GATEWAY_SECRET_ARN']],
+    [
+      'sandbox-bind',
+      [...CLUSTER, 'TABLE_NAME', 'SIGNING_KEY_ID', 'MODEL_GATEWAY_URL', 'MODEL_GATEWAY_SECRET_ARN', 'ALLOWANCE'],
+    ],
     ['sandbox-announce', ['TABLE_NAME', 'BUS_NAME']],
+    ['sandbox-retire', [...CLUSTER, 'TABLE_NAME', 'MODEL_GATEWAY_URL', 'MODEL_GATEWAY_SECRET_ARN']],
     ['slack-ingress', ['BUS_NAME', 'SLACK_SIGNING_SECRET_ARN']],
     ['slack-reply', ['TABLE_NAME', 'SLACK_BOT_TOKEN_SECRET_ARN', 'SLACK_API_URL', 'SIGN_UP_URL']],
     [
@@ -162,10 +178,22 @@ describe('each function', () => {
         'TURN_SLICE_SECONDS',
       ],
     ],
+    ['user-onboard', ['TABLE_NAME', 'USER_POOL_ID', 'SIGN_UP_POLICY_PARAMETER', 'ALLOWANCE']],
+    ['user-offboard', ['TABLE_NAME', 'USER_POOL_ID']],
     ['pre-sign-up', ['SIGN_UP_POLICY_PARAMETER', 'TABLE_NAME']],
     ['pre-token', ['BUS_NAME']],
   ])('%s is told what it uses and no more', (binary, names) => {
     expect(Object.keys(functionOf(binary).Properties.Environment.Variables).sort()).toEqual([...names].sort());
+  });
+
+  test('what a user may spend is said alike to the function that enters it and to the one that falls back on it', () => {
+    for (const binary of ['user-onboard', 'sandbox-bind'])
+      expect(JSON.parse(functionOf(binary).Properties.Environment.Variables.ALLOWANCE)).toEqual({
+        budget_usd: 20,
+        budget_days: 30,
+        requests_per_minute: 60,
+        tokens_per_minute: 200_000,
+      });
   });
 
   test('none is told a secret', () => {
@@ -208,8 +236,16 @@ describe('each function', () => {
     expect(statements('sandbox-announce').find(({ Action }) => Action === 'events:PutEvents')?.Condition).toEqual({
       'ForAllValues:StringEquals': {
         'events:source': 'carapace.sandbox',
-        'events:detail-type': ['Sandbox Ready', 'Sandbox Failed'],
+        'events:detail-type': ['Sandbox Ready', 'Sandbox Failed', 'Sandbox Retired'],
       },
+    });
+  });
+
+  test('sandbox-retire reads single agents and the master key', () => {
+    expect(grants('sandbox-retire')).toEqual({
+      SandboxRetireLog: ['logs:CreateLogStream', 'logs:PutLogEvents'],
+      'Table ONCE#* USER#*': ['dynamodb:GetItem'],
+      ModelGatewayMasterKey: ['secretsmanager:GetSecretValue'],
     });
   });
 
@@ -254,6 +290,35 @@ describe('each function', () => {
       AgentdSigningKey: ['kms:Sign'],
       SlackBotToken: ['secretsmanager:GetSecretValue'],
     });
+  });
+
+  test('user-onboard writes agents, reads the policy and looks accounts up', () => {
+    expect(grants('user-onboard')).toEqual({
+      UserOnboardLog: ['logs:CreateLogStream', 'logs:PutLogEvents'],
+      'Table ONCE#*': ['dynamodb:GetItem'],
+      'Table USER#*': ['dynamodb:GetItem', 'dynamodb:PutItem'],
+      parameterSignUpPolicy: ['ssm:GetParameter'],
+      Users: ['cognito-idp:ListUsers'],
+    });
+  });
+
+  test('user-offboard writes agents, finds and deletes what is kept of users, reads none of it, and changes no account', () => {
+    expect(grants('user-offboard')).toEqual({
+      UserOffboardLog: ['logs:CreateLogStream', 'logs:PutLogEvents'],
+      'Table ONCE#*': ['dynamodb:GetItem'],
+      'Table USER#*': ['dynamodb:DeleteItem', 'dynamodb:GetItem', 'dynamodb:PutItem'],
+      'Table/index/items-by-owner': ['dynamodb:Query'],
+      'Table CONV#* IDENTITY#* SLACK#*': ['dynamodb:DeleteItem'],
+      Users: ['cognito-idp:AdminGetUser', 'cognito-idp:ListUsers'],
+    });
+  });
+
+  test('only user-offboard deletes items or looks for them, and no function scans the table', () => {
+    const may = (action: string) =>
+      BINARIES.filter((binary) => statements(binary).some(({ Action }) => asList<string>(Action).includes(action)));
+    expect(may('dynamodb:DeleteItem')).toEqual(['user-offboard']);
+    expect(may('dynamodb:Query')).toEqual(['user-offboard']);
+    expect(may('dynamodb:Scan')).toEqual([]);
   });
 
   test('pre-token speaks for carapace.signup and does nothing else', () => {

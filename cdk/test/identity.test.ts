@@ -175,6 +175,67 @@ describe('the policy', () => {
   });
 });
 
+describe('identity providers', () => {
+  const ACME = { name: 'Acme', issuer: 'https://acme.example/oauth2', domains: ['acme.example'], auto_confirm: false };
+  const listing = (...providers: Json[]) => {
+    const signUpPolicy = join(mkdtempSync(join(tmpdir(), 'policy-')), 'policy.json');
+    const policy = {
+      version: 1,
+      identity_providers: providers,
+      plus_tags: 'same_identity',
+      sign_ups_per_domain_per_hour: 200,
+    };
+    writeFileSync(signUpPolicy, JSON.stringify(policy));
+    return { signUpPolicy, federatedSignIn: 'true' };
+  };
+  const client = (app: Synthesised) => app.resource(STACK, 'AWS::Cognito::UserPoolClient')[1].Properties;
+
+  test('with a client id are in the pool with the issuer that the policy names, and the secret is in no template', () => {
+    const federated = new Synthesised('aws', listing({ ...ACME, client_id: 'carapace' }));
+    const [pool] = federated.resource(STACK, 'AWS::Cognito::UserPool');
+    const [acme, { Properties }] = federated.resource(STACK, 'AWS::Cognito::UserPoolIdentityProvider');
+    expect(Properties).toEqual({
+      UserPoolId: { Ref: pool },
+      ProviderName: 'Acme',
+      ProviderType: 'OIDC',
+      ProviderDetails: {
+        oidc_issuer: 'https://acme.example/oauth2',
+        client_id: 'carapace',
+        client_secret: '{{resolve:secretsmanager:carapace/identity-provider/Acme:SecretString:client_secret::}}',
+        authorize_scopes: 'openid email',
+        attributes_request_method: 'GET',
+      },
+      AttributeMapping: { email: 'email', email_verified: 'email_verified' },
+    });
+    expect(client(federated).SupportedIdentityProviders).toEqual([{ Ref: acme }, 'COGNITO']);
+    // The function judges by the very same.
+    const { Value } = federated.resource(STACK, 'AWS::SSM::Parameter')[1].Properties;
+    expect(JSON.parse(Value).identity_providers).toEqual([{ ...ACME, client_id: 'carapace' }]);
+  });
+
+  test('without one are added by the operator', () => {
+    const federated = new Synthesised('aws', listing(ACME));
+    expect(federated.resources(STACK, 'AWS::Cognito::UserPoolIdentityProvider')).toEqual({});
+    expect(client(app).SupportedIdentityProviders).toEqual(['COGNITO']);
+  });
+
+  test('write the address at each sign-in, so the pool has to be made for them', () => {
+    const schema = (of: Synthesised) => of.resource(STACK, 'AWS::Cognito::UserPool')[1].Properties.Schema;
+    expect(schema(app)).toEqual([{ Name: 'email', Required: true, Mutable: false }]);
+    const context = listing(ACME);
+    expect(schema(new Synthesised('aws', context))).toEqual([{ Name: 'email', Required: true, Mutable: true }]);
+    expect(() => new Synthesised('aws', { ...context, federatedSignIn: 'false' })).toThrow(
+      /federatedSignIn: the policy lists Acme, .*: give -c federatedSignIn=true/,
+    );
+  });
+
+  test('do not have the name of one that Cognito knows as a type', () => {
+    expect(() => new Synthesised('aws', listing({ ...ACME, name: 'Google', client_id: 'carapace' }))).toThrow(
+      /signUpPolicy: Cognito keeps the name Google/,
+    );
+  });
+});
+
 describe('mail', () => {
   test('needs both a sender and the region whose SES knows it', () => {
     expect(() => new Synthesised('aws', { mailFrom: 'no-reply@example.com' })).toThrow(/sesRegion: is missing/);

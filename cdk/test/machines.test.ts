@@ -31,6 +31,27 @@ function states(of: Json): [string, Json][] {
   ]);
 }
 
+/** How long a machine waits beside its steps, in seconds. Conversations are not here: another execution goes on with them. */
+const WAITS: Record<string, number> = {
+  // For a sandbox to be ready, at the longest that can be asked for.
+  'sandbox-create': 900,
+  'user-onboard': 0,
+  // For data to be deleted, round after round.
+  'user-offboard': 3600,
+};
+
+/** The longest a state can take, in seconds: every try to its timeout, every pause between them. */
+function longest({ Retry = [], Seconds = 0, TimeoutSeconds = 0 }: Json): number {
+  return Retry.reduce((sum: number, { ErrorEquals, IntervalSeconds, BackoffRate, MaxAttempts }: Json) => {
+    // Its function has a deadline of its own.
+    if (ErrorEquals[0] === 'NotReadyYet') return sum;
+    const pauses = Array.from({ length: MaxAttempts }, (_, n) => IntervalSeconds * BackoffRate ** n);
+    // A call that Lambda refuses to take never began, so it costs its pause alone.
+    const refused = ErrorEquals.length === 1 && ErrorEquals[0] === 'Lambda.TooManyRequestsException';
+    return pauses.reduce((all, pause) => all + pause, sum) + (refused ? 0 : MaxAttempts * TimeoutSeconds);
+  }, Seconds + TimeoutSeconds);
+}
+
 function machineOf(name: string, id: RegExp) {
   const [logicalId, machine] = app.resource(STACK, 'AWS::StepFunctions::StateMachine', id);
   const source: string = machine.Properties.DefinitionString;
@@ -53,6 +74,8 @@ function machineOf(name: string, id: RegExp) {
 const MACHINES = [
   { ...machineOf('sandbox-create', /^SandboxCreate/), role: /^SandboxCreateRole/, queue: 'SandboxCreateDlqUrl' },
   { ...machineOf('conversation', /^Conversation/), role: /^ConversationMachineRole/, queue: 'ConversationDlqUrl' },
+  { ...machineOf('user-onboard', /^UserOnboarding/), role: /^UserOnboardingRole/, queue: 'UserOnboardDlqUrl' },
+  { ...machineOf('user-offboard', /^UserOffboarding/), role: /^UserOffboardingRole/, queue: 'UserOffboardDlqUrl' },
 ];
 
 describe.each(MACHINES)('the state machine $name', (machine) => {
@@ -79,8 +102,16 @@ describe.each(MACHINES)('the state machine $name', (machine) => {
     expect(definition.TimeoutSeconds).toBeGreaterThan(0);
   });
 
+  const wait = WAITS[name];
+  if (wait !== undefined) {
+    test('outlasts all its steps with all their retries: its timeout would end in silence', () => {
+      const all = states(definition).reduce((sum, [, state]) => sum + longest(state), 0);
+      expect(definition.TimeoutSeconds).toBeGreaterThan(all + wait);
+    });
+  }
+
   test('has tasks', () => {
-    expect(invocations.length).toBeGreaterThanOrEqual(3);
+    expect(invocations.length).toBeGreaterThan(0);
   });
 
   test.each(tasks)('%s gives up in time', (_, task) => {
@@ -221,5 +252,90 @@ describe('the conversation', () => {
     });
     // AWS speaks on the account's own bus, whatever other buses there are.
     expect(Properties.EventBusName).toBeUndefined();
+  });
+});
+
+describe('offboarding', () => {
+  const machine = MACHINES.find(({ name }) => name === 'user-offboard');
+  const state = (name: string): Json => machine?.definition.States[name];
+
+  test('says that an agent is retired only after its sandbox, its keys and its data are gone', () => {
+    // With these words: whatever else leads to the announcement is an end that was recorded before.
+    const ways = states(machine?.definition).flatMap(([name, { Choices, Next }]) => [
+      ...(Next === 'AnnounceRetired' ? [name] : []),
+      ...(Choices ?? []).filter((one: Json) => one.Next === 'AnnounceRetired').map((one: Json) => one.Condition),
+    ]);
+    expect(ways).toEqual([
+      "{% $states.input.next = 'announce' %}",
+      "{% $states.input.more = false and $next = 'retire' %}",
+    ]);
+    const released = state('RouteRetired').Choices.filter((one: Json) => one.Condition.includes('released = true'));
+    expect(released.map((one: Json) => one.Next)).toEqual(['WaitForIndex']);
+  });
+
+  test('purges nothing once the user may be back', () => {
+    const [left] = state('RouteRetired').Choices.filter((one: Json) => one.Condition.includes('released = false'));
+    expect(state(left.Next).Type).toBe('Succeed');
+  });
+
+  test('takes no answer for done that it does not know', () => {
+    for (const name of ['RouteRemoval', 'RouteRetired', 'RoutePurged'])
+      expect([state(name).Assign.failure.Error, state(name).Default]).toEqual(['OutcomeUnknown', 'DeadLetterEvent']);
+  });
+
+  test('hears of accounts that are deleted or disabled by whatever way, of this pool and of calls that went through', () => {
+    const [, { Properties }] = app.resource(STACK, 'AWS::Events::Rule', /^UserAccountRemoved/);
+    // AWS speaks on the account's own bus, whatever other buses there are.
+    expect(Properties.EventBusName).toBeUndefined();
+    expect(Properties.EventPattern).toEqual({
+      source: ['aws.cognito-idp'],
+      'detail-type': ['AWS API Call via CloudTrail'],
+      detail: {
+        eventSource: ['cognito-idp.amazonaws.com'],
+        errorCode: [{ exists: false }, ''],
+        $or: [
+          {
+            eventName: ['AdminDeleteUser', 'AdminDisableUser'],
+            requestParameters: {
+              userPoolId: [{ 'Fn::ImportValue': expect.stringMatching(/^CarapaceIdentity:ExportsOutputRefUsers/) }],
+            },
+          },
+          { eventName: ['DeleteUser'] },
+        ],
+      },
+    });
+  });
+
+  test('hears of nothing that no trail logs: the app keeps one of calls that change something', () => {
+    const [bucket] = app.resource(STACK, 'AWS::S3::Bucket', /^TrailBucket/);
+    const [, { Properties }] = app.resource(STACK, 'AWS::CloudTrail::Trail');
+    expect(Properties).toMatchObject({
+      IsLogging: true,
+      S3BucketName: { Ref: bucket },
+      EnableLogFileValidation: true,
+      IsMultiRegionTrail: false,
+      EventSelectors: [{ IncludeManagementEvents: true, ReadWriteType: 'WriteOnly' }],
+    });
+    app.template(STACK).hasResource('AWS::S3::Bucket', {
+      DeletionPolicy: 'Retain',
+      Properties: {
+        BucketEncryption: { ServerSideEncryptionConfiguration: [{ ServerSideEncryptionByDefault: { SSEAlgorithm: 'AES256' } }] },
+        PublicAccessBlockConfiguration: {
+          BlockPublicAcls: true,
+          BlockPublicPolicy: true,
+          IgnorePublicAcls: true,
+          RestrictPublicBuckets: true,
+        },
+      },
+    });
+  });
+
+  test('leaves the trail out where the account has one', () => {
+    const without = new Synthesised('aws', { trail: 'false' });
+    expect(without.resources(STACK, 'AWS::CloudTrail::Trail')).toEqual({});
+    expect(without.resources(STACK, 'AWS::S3::Bucket')).toEqual({});
+    expect(Object.keys(without.resources(STACK, 'AWS::Events::Rule'))).toEqual(
+      Object.keys(app.resources(STACK, 'AWS::Events::Rule')),
+    );
   });
 });

@@ -12,10 +12,13 @@ export const BINARIES = [
   'sandbox-claim',
   'sandbox-bind',
   'sandbox-announce',
+  'sandbox-retire',
   'slack-ingress',
   'slack-reply',
   'conversation-accept',
   'conversation-turn',
+  'user-onboard',
+  'user-offboard',
   'pre-sign-up',
   'pre-token',
 ];

@@ -843,6 +843,7 @@ fn a_function_may_touch_claims_and_nothing_that_looks_into_a_vm() {
     let expected = [
         ("sandbox-claim", "carapace:sandbox-claim"),
         ("sandbox-bind", "carapace:sandbox-bind"),
+        ("sandbox-retire", "carapace:sandbox-retire"),
         ("conversation-turn", "carapace:conversation-turn"),
     ];
     assert_eq!(

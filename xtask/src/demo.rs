@@ -76,6 +76,11 @@ pub(crate) fn inside(ui: Ui, state_dir: &Path) -> Result<()> {
     let ada = sign_up::run(ui, &platform)?;
     took.push(("Sign-up and sign-in", began.elapsed()));
 
+    // Not earlier: nobody needs a sandbox to sign up.
+    let began = Instant::now();
+    setup::settled(ui, &platform)?;
+    took.push(("Waiting for the model gateway", began.elapsed()));
+
     let began = Instant::now();
     ui.heading("An event becomes an agent in a sandbox of its own");
     let mut graphs = Vec::new();
@@ -169,6 +174,9 @@ fn sandbox(platform: &Platform, user: &User) -> Result<(String, String)> {
         .with_context(|| anyhow!("looking for the sandbox of {}", user.email))
 }
 
+/// The sandboxes in the API.
+const SANDBOXES: &str = "/apis/agents.x-k8s.io/v1beta1/namespaces/agents/sandboxes";
+
 /// The pool that users' agents come from.
 const AGENTS_POOL: &str = "agents";
 
@@ -181,31 +189,43 @@ pub(crate) fn scripted_pool(platform: &Platform) -> Result<&'static str> {
     Ok(own.map_or(AGENTS_POOL, |_| deploy::SCRIPTED))
 }
 
-/// The name of a sandbox of the pool that is warm and has no claim yet. The real OpenClaw takes a
-/// while to replace one that was claimed.
+/// The name of a sandbox of the pool that is warm, has no claim yet, and can be bound. The real
+/// OpenClaw takes a while to replace one that was claimed.
 fn warm_sandbox(ui: Ui, platform: &Platform, pool: &str) -> Result<String> {
+    // Not `kubectl` again and again: it would take a processor from what is waited for.
+    let proxy = platform.cluster.proxy()?;
     let find = || {
-        let sandboxes = platform.cluster.list("sandboxes", AGENTS)?;
-        Ok(sandboxes
-            .iter()
-            .find(|s| is_warm(s, pool))
-            .and_then(|s| s["metadata"]["name"].as_str())
-            .map(str::to_owned))
+        let sandboxes = proxy.get(SANDBOXES)?;
+        Ok(sandboxes["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|s| is_warm(s, pool))
+            .filter_map(|s| s["metadata"]["name"].as_str())
+            .map(str::to_owned)
+            .collect::<Vec<_>>())
     };
     let began = Instant::now();
     let step = ui.step(&format!("the pool {pool} warms a sandbox"), None);
-    let name = carapace_e2e::eventually(
+    let names = carapace_e2e::eventually(
         "a warm sandbox in the pool",
         deploy::POOL_FILLS_WITHIN,
         find,
-        Option::is_some,
+        |names| !names.is_empty(),
     )?;
+    // A claim may get any of them.
+    for name in &names {
+        deploy::await_trust(platform, name)?;
+    }
     if began.elapsed() < Duration::from_secs(2) {
         step.quiet();
     } else {
         step.done(&format!("the pool {pool} has a warm sandbox"));
     }
-    name.ok_or_else(|| anyhow!("the pool has no warm sandbox"))
+    names
+        .into_iter()
+        .next()
+        .context("the pool has no warm sandbox")
 }
 
 fn is_warm(sandbox: &Value, pool: &str) -> bool {

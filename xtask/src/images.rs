@@ -12,8 +12,9 @@ use crate::lambdas::target_dir;
 use crate::process::{cargo, quietly};
 
 /// The images, by the binary that each holds.
-const IMAGES: [&str; 5] = ["agentd", SCRIPTED_AGENT, "model-gateway", "slack", "pause"];
+const IMAGES: [&str; 5] = [AGENTD, SCRIPTED_AGENT, "model-gateway", "slack", "pause"];
 const SCRIPTED_AGENT: &str = "scripted-agent";
+const AGENTD: &str = "agentd";
 
 /// What was built.
 pub(crate) struct Images {
@@ -21,6 +22,8 @@ pub(crate) struct Images {
     pub archives: Vec<PathBuf>,
     /// The scripted agent's program by itself.
     pub scripted_agent: PathBuf,
+    /// agentd by itself.
+    pub agentd: PathBuf,
 }
 
 /// Builds the binaries, statically linked so that they need no base image, and writes one OCI
@@ -65,6 +68,7 @@ pub(crate) fn build() -> Result<Images> {
     Ok(Images {
         archives,
         scripted_agent: binaries.join(SCRIPTED_AGENT),
+        agentd: binaries.join(AGENTD),
     })
 }
 

@@ -19,17 +19,21 @@ pub(crate) const FUNCTIONS: &[(&str, &str)] = &[
     ("carapace-sandbox", "sandbox-claim"),
     ("carapace-sandbox", "sandbox-bind"),
     ("carapace-sandbox", "sandbox-announce"),
+    ("carapace-sandbox", "sandbox-retire"),
     ("carapace-slack", "slack-ingress"),
     ("carapace-slack", "slack-reply"),
     ("carapace-conversation", "conversation-accept"),
     ("carapace-conversation", "conversation-turn"),
+    ("carapace-user", "user-onboard"),
+    ("carapace-user", "user-offboard"),
 ];
 
 /// The packages whose functions can be killed by a scenario.
-const MORTAL: [&str; 3] = [
+const MORTAL: [&str; 4] = [
     "carapace-sandbox",
     "carapace-slack",
     "carapace-conversation",
+    "carapace-user",
 ];
 
 /// What the functions are built for.

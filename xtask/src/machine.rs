@@ -136,7 +136,10 @@ pub(crate) fn forget_old_archives(directory: &Path) -> Result<()> {
     let mut archives = Vec::new();
     for entry in directory.read_dir()? {
         let entry = entry?;
-        if entry.path().extension().is_some_and(|it| it == "tar") {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        // An unpacked image's description goes with its archive.
+        if name.ends_with(".tar") && !name.ends_with(".json.tar") {
             archives.push((entry.metadata()?.modified()?, entry.path()));
         }
     }
@@ -181,6 +184,7 @@ mod tests {
             (3, "image-a.tar"),
             (1, "image-b.tar"),
             (2, "image-c.tar"),
+            (8, "image-b.json.tar"),
             (9, "other"),
         ] {
             let file = File::create(directory.path().join(name)).unwrap();
@@ -195,6 +199,9 @@ mod tests {
             .map(|entry| entry.unwrap().file_name())
             .collect();
         left.sort();
-        assert_eq!(left, ["image-b.tar", "image-c.tar", "other"]);
+        assert_eq!(
+            left,
+            ["image-b.json.tar", "image-b.tar", "image-c.tar", "other"]
+        );
     }
 }

@@ -17,6 +17,7 @@ mod stack;
 mod synth;
 mod test;
 mod ui;
+mod unpacked;
 
 use std::process::ExitCode;
 

@@ -8,21 +8,23 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::BufWriter;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail};
-use carapace_local::{Cache, packages};
-use carapace_oci_image::{Digest, Image, ImageFile, ImageSpec, Reference};
+use anyhow::{Context, Result, bail, ensure};
+use carapace_local::{Cache, UnpackedImage, packages};
+use carapace_oci_image::{Content, Digest, Image, ImageFile, ImageSpec, Reference};
 
+use crate::images::Images;
 use crate::machine::{
     self, CA_CERTIFICATES, LINKS, forget_old_archives, in_image, is_elf, libraries, short,
 };
 use crate::process::{quietly, root};
 use crate::setup;
 use crate::ui::Ui;
+use crate::unpacked;
 
 /// What the agent's shell finds, by the Debian package that brings it. Git and curl are what agents
 /// reach for first; the rest is what their scripts take for granted.
@@ -46,6 +48,18 @@ const PACKAGES: [&str; 17] = [
     "xz-utils",
 ];
 
+/// Where the image has what V8 made of the packages.
+const COMPILE_CACHE: &str = "/app/compile-cache";
+/// OpenClaw would start itself again with a cache of its own in `/tmp`, which is empty in a new pod.
+const COMPILE_CACHE_ENV: [(&str, &str); 2] = [
+    ("NODE_COMPILE_CACHE", COMPILE_CACHE),
+    ("OPENCLAW_PACKAGED_COMPILE_CACHE_RESPAWNED", "1"),
+];
+/// Whom the image's processes run as: the name of a cache contains it.
+const AGENT: u32 = 1000;
+/// See [`compile`]; takes the new root, the packages, agentd and the directory for the cache.
+const FIRST_START: &str = include_str!("openclaw/first-start.sh");
+
 /// The folder of npm's packages in the image.
 const MODULES: &str = "/app/node_modules";
 /// The npm package that holds nothing but the program `node`.
@@ -55,10 +69,10 @@ const RECIPE: u8 = 1;
 
 /// Builds the image, unless the cache has it; returns its archive.
 ///
-/// `probe` is the scripted agent's program. It takes no part in the agent: tests and the demo run
+/// The scripted agent's program is in it, too. It takes no part in the agent: tests and the demo run
 /// it in the agent's container to ask what can be seen and reached from there, and OpenClaw has no
 /// such command.
-pub(crate) fn build(ui: Ui, probe: &Path) -> Result<PathBuf> {
+pub(crate) fn build(ui: Ui, images: &Images) -> Result<PathBuf> {
     let directory = Cache::of_user().root().join("openclaw");
     fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
     // Held until the end: two runs at once would install into the same directory.
@@ -69,15 +83,35 @@ pub(crate) fn build(ui: Ui, probe: &Path) -> Result<PathBuf> {
     let modules = install(ui, &pins, &directory)?;
     setup::install(ui, &packages::absent(&PACKAGES, "the agent's shell"))?;
     let userland = userland()?;
-    let archive = directory.join(format!("image-{}.tar", key(&modules, &userland, probe)?));
+    let compiled = match compile(ui, &modules, &images.agentd, &directory) {
+        Ok(compiled) => Some(compiled),
+        Err(error) => {
+            ui.note(&format!(
+                "OpenClaw will start more slowly, until its first start works here: {error:#}"
+            ));
+            None
+        }
+    };
+    let compiled = compiled.as_deref();
+    let probe = &images.scripted_agent;
+    let archive = directory.join(format!(
+        "image-{}.tar",
+        key(&modules, compiled, &userland, probe)?
+    ));
     if !archive.exists() {
         let step = ui.step("OpenClaw's image", Some(Duration::from_secs(15)));
-        write(&archive, &modules, &userland, probe)?;
+        write(&archive, &modules, compiled, &userland, probe)?;
         step.done("OpenClaw's image");
     }
     File::open(&archive)?.set_modified(SystemTime::now())?;
     forget_old_archives(&directory)?;
     Ok(archive)
+}
+
+/// The root filesystem of an image that [`build`] made, in a directory beside it: for a stack, and for
+/// whoever runs it without containerd.
+pub(crate) fn unpack(ui: Ui, archive: &Path) -> Result<UnpackedImage> {
+    unpacked::unpack(ui, "OpenClaw", archive)
 }
 
 /// `npm ci` into the cache; returns the `node_modules`.
@@ -123,6 +157,55 @@ fn install(ui: Ui, pins: &Path, cache: &Path) -> Result<PathBuf> {
     Ok(modules)
 }
 
+/// What V8 made of OpenClaw's source in one start with its warming turn, as a sandbox of the pool has
+/// it: half of that start is compiling. Node.js looks at nothing but the paths, the sources and its own
+/// version, so that the image's first start is like a second one.
+///
+/// It happens without a network, in a root filesystem of its own that has the packages where the image
+/// has them, and ends when agentd says that OpenClaw is warm.
+fn compile(ui: Ui, modules: &Path, agentd: &Path, cache: &Path) -> Result<PathBuf> {
+    let inputs = format!(
+        "{}\n{COMPILE_CACHE_ENV:?}\n{FIRST_START}",
+        modules.display()
+    );
+    let directory = cache.join(format!("compiled-{}", short(inputs.as_bytes())));
+    if directory.exists() {
+        return Ok(directory);
+    }
+    let step = ui.step("OpenClaw's first start", Some(Duration::from_secs(30)));
+    let partial = cache.join("compiled-partial");
+    if partial.exists() {
+        fs::remove_dir_all(&partial)?;
+    }
+    let (output, root) = (partial.join("cache"), partial.join("root"));
+    fs::create_dir_all(&output)?;
+    fs::create_dir(&root)?;
+    chown(&output, Some(AGENT), Some(AGENT))?;
+    quietly(
+        Command::new("unshare")
+            .args(["--mount", "--net", "--pid", "--fork", "--kill-child"])
+            .args(["sh", "-euc", FIRST_START, "sh"])
+            .args([&root, &modules.to_owned(), &agentd.to_owned(), &output])
+            .envs(COMPILE_CACHE_ENV),
+    )?;
+    let mut files = 0;
+    for file in ImageFile::tree("", &output)? {
+        if let Content::Copy(path) = file.content {
+            // For its owner alone, who is another one in the image.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+            files += 1;
+        }
+    }
+    ensure!(
+        files > 0,
+        "Node.js has compiled OpenClaw and kept nothing of it; does it still know NODE_COMPILE_CACHE?"
+    );
+    fs::rename(&output, &directory).with_context(|| format!("writing {}", directory.display()))?;
+    fs::remove_dir_all(&partial)?;
+    step.done(&format!("OpenClaw's first start: {files} modules compiled"));
+    Ok(directory)
+}
+
 /// The files of [`PACKAGES`] with the libraries they need, as absolute paths without links in
 /// their directories.
 fn userland() -> Result<BTreeSet<PathBuf>> {
@@ -139,8 +222,17 @@ fn userland() -> Result<BTreeSet<PathBuf>> {
 
 /// Names the image by what it is made of. The machine's own files count by size and time, which
 /// change when a package is upgraded: to read them all would take longer than the rest.
-fn key(modules: &Path, userland: &BTreeSet<PathBuf>, probe: &Path) -> Result<String> {
-    let mut inputs = format!("{RECIPE}\n{}\n{LINKS:?}\n", modules.display());
+fn key(
+    modules: &Path,
+    compiled: Option<&Path>,
+    userland: &BTreeSet<PathBuf>,
+    probe: &Path,
+) -> Result<String> {
+    let mut inputs = format!(
+        "{RECIPE}\n{}\n{}\n{LINKS:?}\n",
+        modules.display(),
+        compiled.unwrap_or(Path::new("")).display()
+    );
     for path in userland
         .iter()
         .map(PathBuf::as_path)
@@ -157,7 +249,13 @@ fn key(modules: &Path, userland: &BTreeSet<PathBuf>, probe: &Path) -> Result<Str
 }
 
 /// The image, in an archive that is there whole or not at all.
-fn write(archive: &Path, modules: &Path, userland: &BTreeSet<PathBuf>, probe: &Path) -> Result<()> {
+fn write(
+    archive: &Path,
+    modules: &Path,
+    compiled: Option<&Path>,
+    userland: &BTreeSet<PathBuf>,
+    probe: &Path,
+) -> Result<()> {
     let reference = Reference::parse("carapace.local/openclaw:dev")?;
     let program = modules.join(NODE).join("bin/node");
     let mode = fs::metadata(&program).map(|metadata| metadata.permissions().mode());
@@ -181,6 +279,11 @@ fn write(archive: &Path, modules: &Path, userland: &BTreeSet<PathBuf>, probe: &P
     spec.files = ImageFile::tree(MODULES, modules)?;
     spec.files
         .retain(|file| !file.path.starts_with(&format!("{MODULES}/{NODE}/")));
+    if let Some(compiled) = compiled {
+        spec.files.extend(ImageFile::tree(COMPILE_CACHE, compiled)?);
+        spec.env
+            .extend(COMPILE_CACHE_ENV.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
     let mut files = userland.clone();
     files.extend(libraries([&program])?);
     spec.files.push(ImageFile::copy(node, program));

@@ -4,19 +4,20 @@
 use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use carapace_e2e::Platform;
-use carapace_e2e::deploy::{self, Sources};
+use carapace_e2e::deploy::{self, Shared, Sources};
 use carapace_local::packages::Missing;
-use carapace_local::{Cache, NodeKind, Progress, Stack, UpOptions, build, packages};
+use carapace_local::{Cache, NodeKind, Progress, Stack, UnpackedImage, UpOptions, build, packages};
 
 use crate::cli::{Agent, Node};
 use crate::lambdas::{self, For};
 use crate::process::{is_root, root};
 use crate::ui::{Step, Ui};
-use crate::{demo, images, litellm, npm, openclaw};
+use crate::{demo, images, litellm, npm, openclaw, unpacked};
 
 /// A stack with the platform deployed on it.
 pub(crate) struct Deployment {
@@ -104,7 +105,7 @@ pub(crate) fn deployed(
     let images = if node == Node::Gvisor {
         build_images(ui, agent)?
     } else {
-        Vec::new()
+        Images::default()
     };
     let step = ui.step("the Lambda functions", Some(Duration::from_secs(150)));
     let (directory, built) = lambdas::build(target)?;
@@ -139,6 +140,9 @@ pub(crate) fn deployed(
         faults: faults.as_deref(),
     };
     deploy(ui, &stack, &sources)?;
+    if target == For::Scenarios {
+        settled(ui, &Platform::open(state_dir)?)?;
+    }
     timed("Deploying the platform", began);
     Ok(Deployment { stack, took })
 }
@@ -155,29 +159,44 @@ pub(crate) fn start(ui: Ui, options: &UpOptions, detached: bool) -> Result<Stack
 }
 
 /// What a stack with this kind of node is started with.
-pub(crate) fn up_options(node: Node, state_dir: &Path, images: Vec<PathBuf>) -> UpOptions {
+pub(crate) fn up_options(node: Node, state_dir: &Path, images: Images) -> UpOptions {
     let mut options = UpOptions::new(state_dir, kind(node));
-    options.images = images;
+    options.images = images.archives;
+    options.unpacked = images.unpacked;
     options
 }
 
+/// The container images of a stack.
+#[derive(Default)]
+pub(crate) struct Images {
+    /// Those that are imported.
+    pub archives: Vec<PathBuf>,
+    /// Those that are too large for that.
+    pub unpacked: Vec<UnpackedImage>,
+}
+
 /// The container images of the real node.
-pub(crate) fn build_images(ui: Ui, agent: Agent) -> Result<Vec<PathBuf>> {
+pub(crate) fn build_images(ui: Ui, agent: Agent) -> Result<Images> {
     let step = ui.step(
         "agentd and the stand-ins, as images",
         Some(Duration::from_secs(60)),
     );
-    let mut images = images::build()?;
-    step.done(&format!("{} images", images.archives.len()));
+    let small = images::build()?;
+    step.done(&format!("{} images", small.archives.len()));
+    let mut unpacked = Vec::new();
     if agent == Agent::Openclaw {
-        let openclaw = openclaw::build(ui, &images.scripted_agent)?;
+        let openclaw = openclaw::build(ui, &small)?;
+        unpacked.push(openclaw::unpack(ui, &openclaw)?);
         let requirements = root().join("tests/stand-ins/litellm/requirements.txt");
         let mut listener = Listener::new(ui);
         let python = build::python(&Cache::of_user(), &requirements, &mut |p| listener.hear(p))?;
         let litellm = litellm::build(ui, &python)?;
-        images.archives.extend([openclaw, litellm]);
+        unpacked.push(unpacked::unpack(ui, "LiteLLM", &litellm)?);
     }
-    Ok(images.archives)
+    Ok(Images {
+        archives: small.archives,
+        unpacked,
+    })
 }
 
 /// Helm and kubectl alone, for the checks that render charts.
@@ -202,21 +221,39 @@ fn build_parts(ui: Ui, options: &UpOptions) -> Result<()> {
 }
 
 fn deploy(ui: Ui, stack: &Stack, sources: &Sources<'_>) -> Result<()> {
-    let step = ui.step("cdk bootstrap", Some(Duration::from_secs(6)));
-    deploy::bootstrap(stack, sources)?;
-    step.done("cdk bootstrap");
-    let step = ui.step("cdk deploy --all", Some(Duration::from_secs(20)));
-    deploy::deploy(stack, sources)?;
-    step.done("cdk deploy --all: network, cluster, control plane, identity");
-    let step = ui.step("the charts", Some(Duration::from_secs(5)));
+    let shared = Shared::generate()?;
+    thread::scope(|scope| {
+        // Beside CloudFormation, which is waited for more than it works: the model gateway and the
+        // agents take longest of all to start.
+        let charts = scope.spawn(|| deploy::install_charts(stack, sources, &shared));
+        let cdk = (|| {
+            let step = ui.step("cdk bootstrap", Some(Duration::from_secs(6)));
+            deploy::bootstrap(stack, sources)?;
+            step.done("cdk bootstrap");
+            let step = ui.step("cdk deploy --all", Some(Duration::from_secs(20)));
+            deploy::deploy(stack, sources)?;
+            step.done("cdk deploy --all: network, cluster, control plane, identity");
+            anyhow::Ok(())
+        })();
+        let charts = charts.join();
+        cdk?;
+        charts.map_err(|_| anyhow!("installing the charts panicked"))?
+    })?;
+    let step = ui.step("the charts", Some(Duration::from_secs(3)));
     let platform = Platform::open(&stack.info().state_dir)?;
-    deploy::install_charts(&platform, sources)?;
+    deploy::connect(&platform, sources, &shared)?;
+    step.done("the charts, installed by Helm, know the control plane and are known to it");
+    Ok(())
+}
+
+/// Waits until what was deployed can be used: before that, who asks for a sandbox waits in the middle.
+pub(crate) fn settled(ui: Ui, platform: &Platform) -> Result<()> {
+    let step = ui.step("waiting for the model gateway", None);
     // Pods of a simulated node are ready and answer nothing.
-    step.at("waiting for the model gateway");
-    deploy::await_model_gateway(&platform)?;
-    step.at("waiting for warm sandboxes");
-    deploy::await_warm_pool(&platform, demo::scripted_pool(&platform)?)?;
-    step.done("the charts, installed by Helm; the warm pool is ready");
+    deploy::await_model_gateway(platform)?;
+    step.at("and for warm sandboxes");
+    deploy::await_warm_pool(platform, demo::scripted_pool(platform)?)?;
+    step.done("the model gateway answers; the warm pool is ready");
     Ok(())
 }
 

@@ -35,7 +35,7 @@ fn up(ui: Ui, options: &cli::StackOptions) -> Result<()> {
     let images = if options.node == cli::Node::Gvisor {
         setup::build_images(ui, cli::Agent::Scripted)?
     } else {
-        Vec::new()
+        setup::Images::default()
     };
     let stack = setup::start(
         ui,

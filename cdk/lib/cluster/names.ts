@@ -8,6 +8,7 @@ export const CLUSTER_NAME = 'carapace';
 export const GROUPS = {
   sandboxClaim: 'carapace:sandbox-claim',
   sandboxBind: 'carapace:sandbox-bind',
+  sandboxRetire: 'carapace:sandbox-retire',
   conversationTurn: 'carapace:conversation-turn',
 } as const;
 

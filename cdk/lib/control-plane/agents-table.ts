@@ -3,6 +3,9 @@ import * as dynamodb from 'aws-cdk-lib/aws-dynamodb';
 import type { Construct } from 'constructs';
 import { TABLE_NAME } from './names.ts';
 
+/** Finds what is kept of a user and not under the user's own key. */
+const ITEMS_BY_OWNER = 'items-by-owner';
+
 /**
  * Agents, their history and the outcomes of events. Keys and items are described where they are
  * written: crates/control-plane.
@@ -21,12 +24,24 @@ export function agentsTable(scope: Construct): dynamodb.TableV2 {
         partitionKey: { name: 'state', type: dynamodb.AttributeType.STRING },
         sortKey: { name: 'updated_at', type: dynamodb.AttributeType.STRING },
       },
+      {
+        // Sparse too: Slack links, conversations and their messages name their owner. Keys alone, which is
+        // all that it takes to delete them: what people said is in the table and nowhere else.
+        indexName: ITEMS_BY_OWNER,
+        partitionKey: { name: 'owner', type: dynamodb.AttributeType.STRING },
+        projectionType: dynamodb.ProjectionType.KEYS_ONLY,
+      },
     ],
     encryption: dynamodb.TableEncryptionV2.awsManagedKey(),
     pointInTimeRecoverySpecification: { pointInTimeRecoveryEnabled: true },
     deletionProtection: true,
     removalPolicy: RemovalPolicy.RETAIN,
   });
+}
+
+/** The index in which a user's belongings are found. */
+export function itemsByOwner(table: dynamodb.ITable): string {
+  return `${table.tableArn}/index/${ITEMS_BY_OWNER}`;
 }
 
 /**

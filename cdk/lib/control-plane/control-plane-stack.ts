@@ -6,15 +6,17 @@ import type * as eks from 'aws-cdk-lib/aws-eks-v2';
 import * as events from 'aws-cdk-lib/aws-events';
 import * as kms from 'aws-cdk-lib/aws-kms';
 import * as secretsmanager from 'aws-cdk-lib/aws-secretsmanager';
-import type * as ssm from 'aws-cdk-lib/aws-ssm';
+import * as ssm from 'aws-cdk-lib/aws-ssm';
 import type { Construct } from 'constructs';
 import type { Config } from '../config.ts';
 import { Conversation } from '../conversation/conversation.ts';
 import { Sandbox } from '../sandbox/sandbox.ts';
 import { Slack } from '../slack/slack.ts';
+import { accountTrail } from '../user/account-trail.ts';
+import { User } from '../user/user.ts';
 import { agentsTable } from './agents-table.ts';
 import { Alarms } from './alarms.ts';
-import { BUS_NAME } from './names.ts';
+import { BUS_NAME, TABLE_NAME } from './names.ts';
 
 export interface ControlPlaneStackProps {
   readonly config: Config;
@@ -48,6 +50,9 @@ export class ControlPlaneStack extends Stack {
     const sandbox = new Sandbox(this, 'Sandbox', { ...props, bus, table, signingKey, modelGatewaySecretArn, alarms });
     const slack = new Slack(this, 'Slack', { config, bus, table, alarms });
     new Conversation(this, 'Conversation', { ...props, bus, table, signingKey, sandbox, slack, alarms });
+    new User(this, 'User', { ...props, bus, table, sandbox, alarms });
+    if (config.trail) accountTrail(this);
+    operatorsParameter(this, { user_pool_id: props.users.userPoolId, bus_name: BUS_NAME, table_name: TABLE_NAME });
   }
 }
 
@@ -70,6 +75,18 @@ function signInAlarms(scope: Construct, alarms: Alarms): void {
     counted('TokensWithoutUserKey'),
     'Tokens were made that do not say whose they are: see the log of pre-token.',
   );
+}
+
+/**
+ * Where `clawctl` finds what it works on. Of what is here nothing is a secret: what an operator may do with
+ * it is for the operator's own role to say.
+ */
+function operatorsParameter(scope: Construct, settings: Record<string, string>): void {
+  new ssm.StringParameter(scope, 'Clawctl', {
+    parameterName: '/carapace/clawctl',
+    description: 'What clawctl works on. Written by the CDK app',
+    stringValue: Stack.of(scope).toJsonString(settings),
+  });
 }
 
 /** The one bus on which everything that happens is said. */

@@ -9,6 +9,7 @@ import { outputFunction } from '../control-plane/capability.ts';
 import { BUS_NAME, TABLE_NAME } from '../control-plane/names.ts';
 import { RustFunction } from '../rust-function.ts';
 import { branding } from './branding.ts';
+import { identityProviders } from './providers.ts';
 
 /** Who is a user: who signs up is judged by the function pre-sign-up, by the policy in a parameter. */
 export class IdentityStack extends Stack {
@@ -77,6 +78,8 @@ export class IdentityStack extends Stack {
       ],
     });
 
+    // Before the client, which takes every provider that the pool has then.
+    identityProviders(this, { pool, policy: signIn.policy });
     const client = pool.addClient('Client', {
       // A program on the user's own machine or in the browser keeps no secret: the code it receives
       // is worth nothing without the verifier it made (PKCE).
@@ -136,8 +139,11 @@ function userPool(scope: Construct, { signIn }: Config, preSignUp: RustFunction)
         sesVerifiedDomain: signIn.mail.from.split('@')[1],
       }),
     }),
-    // For good: pre-sign-up judges the address once, so it must not change afterwards.
-    standardAttributes: { email: { required: true, mutable: false } },
+    // For good: pre-sign-up judges the address once, so it must not change afterwards. Unless people come
+    // through identity providers: Cognito writes what they assert at each sign-in, and where it may not,
+    // the second one fails. docs/security.md says what a changed address is worth. It is settled when the
+    // pool is made; CloudFormation cannot change it.
+    standardAttributes: { email: { required: true, mutable: signIn.federated } },
     accountRecovery: cognito.AccountRecovery.EMAIL_ONLY,
     mfa: cognito.Mfa.OPTIONAL,
     mfaSecondFactor: { otp: true, sms: false },

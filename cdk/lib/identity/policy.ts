@@ -19,6 +19,8 @@ export interface SignUpPolicy {
 export interface IdentityProvider {
   readonly name: string;
   readonly issuer: string;
+  /** Given: the provider is added to the user pool by this app. See providers.ts. */
+  readonly client_id?: string;
   readonly domains: readonly string[];
   readonly auto_confirm: boolean;
 }
@@ -40,8 +42,11 @@ const LABEL = '[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?';
 const DOMAIN = new RegExp(`^(${LABEL}\\.)+[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]$`);
 const WORD = "[A-Za-z0-9_][A-Za-z0-9_+'-]*";
 const LOCAL_PART = new RegExp(`^${WORD}(\\.${WORD})*$`);
-const PROVIDER_NAME = /^[A-Za-z0-9.-]{1,32}$/;
+const PROVIDER_NAME = /^[A-Za-z0-9.-]{3,32}$/;
 const ISSUER = /^(https:\/\/|http:\/\/|urn:)[!-~]{1,200}$/;
+// What Cognito takes; and where a local stack has one, which needs no certificate on loopback.
+const OPENID_CONNECT_ISSUER = /^(https:\/\/|http:\/\/127\.0\.0\.1:)/;
+const CLIENT_ID = /^[!-~]{1,200}$/;
 const PLUS_TAGS = ['same_identity', 'distinct', 'refused'];
 
 const isDomain = (text: string) => text.length <= 253 && DOMAIN.test(text);
@@ -222,10 +227,17 @@ class Reader {
         this.reject(node, `${path}.${name}`, `${shown(String(node.value))} is not ${wants}`);
         return '';
       };
-      const name = text('name', PROVIDER_NAME, "a provider's name: 1 to 32 characters of A-Z, a-z, 0-9, . and -");
+      const name = text('name', PROVIDER_NAME, "a provider's name: 3 to 32 characters of A-Z, a-z, 0-9, . and -");
       const issuer = text('issuer', ISSUER, 'an issuer: https://, http:// or urn: and at most 200 visible ASCII characters');
       if (name !== '' && providers.some((one) => one.name.toLowerCase() === name.toLowerCase())) {
         this.reject(fields.get('name'), `${path}.name`, `"${name}" is listed twice`);
+      }
+      const clientId = fields.has('client_id')
+        ? text('client_id', CLIENT_ID, "a client's id: at most 200 visible ASCII characters")
+        : undefined;
+      if (clientId !== undefined && issuer !== '' && !OPENID_CONNECT_ISSUER.test(issuer)) {
+        const why = 'with a client_id it must be an issuer of OpenID Connect: give an https:// URL';
+        this.reject(fields.get('issuer'), `${path}.issuer`, why);
       }
       const listed = this.required(fields, entry, 'domains', path);
       const domains = this.domains(listed, `${path}.domains`);
@@ -236,7 +248,8 @@ class Reader {
       if (confirm !== undefined && confirm.type !== 'boolean') {
         this.reject(confirm, `${path}.auto_confirm`, 'it must be true or false');
       }
-      providers.push({ name, issuer, domains, auto_confirm: confirm?.value === true });
+      const client = clientId === undefined ? {} : { client_id: clientId };
+      providers.push({ name, issuer, ...client, domains, auto_confirm: confirm?.value === true });
     });
     return providers;
   }
@@ -289,7 +302,7 @@ const FIELDS = [
   'plus_tags',
   'sign_ups_per_domain_per_hour',
 ];
-const PROVIDER_FIELDS = ['name', 'issuer', 'domains', 'auto_confirm'];
+const PROVIDER_FIELDS = ['name', 'issuer', 'client_id', 'domains', 'auto_confirm'];
 
 /** Fit for one line of an error message. */
 function shown(text: string): string {

@@ -6,6 +6,7 @@ import type * as sfn from 'aws-cdk-lib/aws-stepfunctions';
 import { Construct } from 'constructs';
 import { admit, type ClusterAccess, clusterEnvironment, network } from '../cluster/access.ts';
 import { GROUPS } from '../cluster/names.ts';
+import { itemsOf } from '../control-plane/agents-table.ts';
 import type { Alarms } from '../control-plane/alarms.ts';
 import { capabilityFunction, output, outputFunction } from '../control-plane/capability.ts';
 import { DeadLetters } from '../control-plane/dead-letters.ts';
@@ -27,18 +28,25 @@ export interface SandboxProps extends ClusterAccess {
   readonly alarms: Alarms;
 }
 
-/** From `Sandbox Requested` to a bound and announced sandbox. */
+/** From `Sandbox Requested` to a bound and announced sandbox, and what takes it away for good. */
 export class Sandbox extends Construct {
   /** The machine, for others that want a sandbox and wait for it. */
   readonly create: sfn.StateMachine;
+  /** For the machine that offboards users. */
+  readonly retire: RustFunction;
+  readonly announce: RustFunction;
 
   constructor(scope: Construct, id: string, props: SandboxProps) {
     super(scope, id);
     const claim = claimFunction(this, props);
     const bind = bindFunction(this, props);
     const announce = announceFunction(this, props);
+    const retire = retireFunction(this, props);
+    this.announce = announce;
+    this.retire = retire;
     admit(this, 'ClaimAccess', props.cluster, claim, GROUPS.sandboxClaim);
     admit(this, 'BindAccess', props.cluster, bind, GROUPS.sandboxBind);
+    admit(this, 'RetireAccess', props.cluster, retire, GROUPS.sandboxRetire);
 
     const { alarms } = props;
     const name = SANDBOX_CREATE;
@@ -80,6 +88,7 @@ export class Sandbox extends Construct {
     outputFunction(this, 'SandboxClaim', claim);
     outputFunction(this, 'SandboxBind', bind);
     outputFunction(this, 'SandboxAnnounce', announce);
+    outputFunction(this, 'SandboxRetire', retire);
     output(this, 'SandboxCreateArn', this.create.stateMachineArn);
     output(this, 'SandboxCreateDlqUrl', deadLetters.queue.queueUrl);
     output(this, 'SandboxCreateDlqAlarmName', deadLetters.alarm.alarmName);
@@ -118,6 +127,8 @@ function bindFunction(scope: Construct, props: SandboxProps): RustFunction {
       SIGNING_KEY_ID: props.signingKey.keyId,
       MODEL_GATEWAY_URL: props.config.modelGateway.url,
       MODEL_GATEWAY_SECRET_ARN: props.modelGatewaySecretArn,
+      // For users who have none of their own.
+      ALLOWANCE: JSON.stringify(props.config.allowance),
     },
   });
   bind.grant(READ, props.table.tableArn);
@@ -126,10 +137,30 @@ function bindFunction(scope: Construct, props: SandboxProps): RustFunction {
   return bind;
 }
 
+function retireFunction(scope: Construct, props: SandboxProps): RustFunction {
+  const retire = capabilityFunction(scope, 'Retire', props.config, {
+    binary: 'sandbox-retire',
+    description: "Takes a user's sandbox and keys away for good",
+    // It waits 20 seconds for a sandbox to be gone; the rest is for slow calls before and after.
+    timeout: Duration.seconds(45),
+    network: network(props),
+    environment: {
+      ...clusterEnvironment(props),
+      TABLE_NAME: props.table.tableName,
+      MODEL_GATEWAY_URL: props.config.modelGateway.url,
+      MODEL_GATEWAY_SECRET_ARN: props.modelGatewaySecretArn,
+    },
+  });
+  // Whether the agent is still to be retired; that it is was decided and written before.
+  retire.grant(READ, props.table.tableArn, itemsOf('ONCE#', 'USER#'));
+  retire.grant(['secretsmanager:GetSecretValue'], props.modelGatewaySecretArn);
+  return retire;
+}
+
 function announceFunction(scope: Construct, props: SandboxProps): RustFunction {
   const announce = capabilityFunction(scope, 'Announce', props.config, {
     binary: 'sandbox-announce',
-    description: 'Records how the creation of a sandbox ended, and says so once',
+    description: 'Records what became of a sandbox, and says so once',
     // Less than the ten seconds for which an announcement is one execution's alone.
     timeout: Duration.seconds(9),
     environment: { TABLE_NAME: props.table.tableName, BUS_NAME: props.bus.eventBusName },
@@ -139,7 +170,7 @@ function announceFunction(scope: Construct, props: SandboxProps): RustFunction {
   announce.grant(['events:PutEvents'], props.bus.eventBusArn, {
     'ForAllValues:StringEquals': {
       'events:source': 'carapace.sandbox',
-      'events:detail-type': ['Sandbox Ready', 'Sandbox Failed'],
+      'events:detail-type': ['Sandbox Ready', 'Sandbox Failed', 'Sandbox Retired'],
     },
   });
   return announce;

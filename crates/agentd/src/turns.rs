@@ -17,7 +17,9 @@
 //!
 //! **After a restart of OpenClaw** a turn that it never took on is sent again; one that it resumes by
 //! itself is followed; and one of which only the question is left ends in `TurnLost`, since the agent
-//! may have acted on it.
+//! may have acted on it. So does one that was given to an OpenClaw that doesn't come back in time: it
+//! may resume it later. `AgentUnavailable`, after which a user may try again, is for a turn that
+//! OpenClaw never had.
 
 mod book;
 mod drive;

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use aws_config::{BehaviorVersion, SdkConfig, timeout::TimeoutConfig};
+use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig, timeout::TimeoutConfig};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use carapace_core::ports::Trouble;
 use tokio::sync::OnceCell;
@@ -20,13 +20,19 @@ const ATTEMPT: Duration = Duration::from_secs(3);
 pub struct Aws(OnceCell<SdkConfig>);
 
 impl Aws {
+    /// The configuration of whoever has more to say about it than the environment does: `adjust` may
+    /// set a region or a profile.
+    pub async fn with(adjust: impl FnOnce(ConfigLoader) -> ConfigLoader + Send) -> Self {
+        Self(OnceCell::new_with(Some(boxed(load(adjust)).await)))
+    }
+
     /// The configuration.
     pub async fn config(&self) -> &SdkConfig {
-        self.0.get_or_init(|| boxed(load())).await
+        self.0.get_or_init(|| boxed(load(|loader| loader))).await
     }
 }
 
-async fn load() -> SdkConfig {
+async fn load(adjust: impl FnOnce(ConfigLoader) -> ConfigLoader + Send) -> SdkConfig {
     let https = aws_smithy_http_client::Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .build_https();
@@ -36,11 +42,10 @@ async fn load() -> SdkConfig {
         .operation_timeout(ATTEMPT * 4)
         .build();
     // A pinned version: what retries and timeouts mean must not change with an update.
-    aws_config::defaults(BehaviorVersion::v2026_01_12())
+    let loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(https)
-        .timeout_config(timeouts)
-        .load()
-        .await
+        .timeout_config(timeouts);
+    adjust(loader).load().await
 }
 
 /// The future of an SDK's call, on the heap. Inside another future it would take tens of kilobytes,

@@ -7,7 +7,10 @@ use aws_sdk_eventbridge::{
 };
 use carapace_core::{
     agent::Announcement,
-    event::{SANDBOX_SOURCE, SIGNUP_SOURCE, SLACK_SOURCE, SlackMessageReceived, UserSignedIn},
+    event::{
+        SANDBOX_SOURCE, SIGNUP_SOURCE, SLACK_SOURCE, SlackMessageReceived, UserDeleted,
+        UserSignedIn,
+    },
     identity::SignIns,
     ports::{Bus, Trouble},
 };
@@ -41,6 +44,13 @@ impl EventBus {
     pub async fn publish_slack(&self, message: &SlackMessageReceived) -> Result<(), Trouble> {
         let detail_type = SlackMessageReceived::DETAIL_TYPE;
         self.put(SLACK_SOURCE, detail_type, message.at, message)
+            .await
+    }
+
+    /// Says that somebody was removed; when this returns, it is accepted.
+    pub async fn publish_removal(&self, removal: &UserDeleted) -> Result<(), Trouble> {
+        let detail_type = UserDeleted::DETAIL_TYPE;
+        self.put(SIGNUP_SOURCE, detail_type, removal.at, removal)
             .await
     }
 

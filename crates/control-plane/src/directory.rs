@@ -3,13 +3,15 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use aws_sdk_cognitoidentityprovider::{
-    Client, error::ProvideErrorMetadata, operation::admin_get_user::AdminGetUserOutput,
-    types::UserStatusType,
+    Client,
+    error::ProvideErrorMetadata,
+    types::{AttributeType, UserStatusType, UserType},
 };
 use carapace_core::{
+    Sub,
     email::EmailAddress,
     identity::Username,
-    ports::{Directory, Trouble},
+    ports::{Directory, Roster, Trouble},
     slack::profile::Account,
 };
 use tokio::sync::OnceCell;
@@ -77,27 +79,76 @@ impl UserPool {
             id,
         }
     }
+
+    async fn client(&self) -> &Client {
+        self.client
+            .get_or_init(async || Client::new(self.aws.config().await))
+            .await
+    }
 }
 
 impl Directory for UserPool {
     async fn account(&self, username: &Username) -> Result<Option<Account>, Trouble> {
-        let client = self
-            .client
-            .get_or_init(async || Client::new(self.aws.config().await))
-            .await;
-        let request = client.admin_get_user().user_pool_id(self.id.as_str());
+        let request = self.client().await.admin_get_user();
+        let request = request.user_pool_id(self.id.as_str());
         match boxed(request.username(username.as_str()).send()).await {
-            Ok(user) => Ok(account(&user)),
+            Ok(user) => Ok(account(
+                user.user_attributes(),
+                user.user_status(),
+                user.enabled(),
+            )),
             Err(error) if error.code() == Some(NOT_FOUND) => Ok(None),
             Err(error) => Err(trouble(SERVICE, error.code(), &error)),
         }
     }
 }
 
+impl Roster for UserPool {
+    async fn by_sub(&self, sub: &Sub) -> Result<Option<(Username, Account)>, Trouble> {
+        let request = self.client().await.list_users();
+        let request = request
+            .user_pool_id(self.id.as_str())
+            // A sub has nothing that could end the text.
+            .filter(format!("sub = \"{sub}\""))
+            // One more than there can be.
+            .limit(2);
+        let found = boxed(request.send()).await;
+        let found = found.map_err(|error| trouble(SERVICE, error.code(), &error))?;
+        the_only_one(sub, found.users())
+    }
+}
+
+/// A sub names one account. An answer that names two, or another one, is no answer.
+fn the_only_one(sub: &Sub, users: &[UserType]) -> Result<Option<(Username, Account)>, Trouble> {
+    let refused = |why: String| Trouble::Refused {
+        service: SERVICE,
+        why,
+    };
+    let user = match users {
+        [] => return Ok(None),
+        [user] => user,
+        _ => return Err(refused(format!("more than one account has the sub {sub}"))),
+    };
+    let username = user.username().and_then(Username::parse);
+    let account = account(user.attributes(), user.user_status(), user.enabled());
+    match (username, account) {
+        (Some(username), Some(account)) if account.sub == sub.as_str() => {
+            Ok(Some((username, account)))
+        }
+        _ => Err(refused(format!(
+            "what it found for the sub {sub} is no account with that sub and a name"
+        ))),
+    }
+}
+
 /// An account without a `sub` is none: there is no telling whose agent it would have.
-fn account(user: &AdminGetUserOutput) -> Option<Account> {
+fn account(
+    attributes: &[AttributeType],
+    status: Option<&UserStatusType>,
+    enabled: bool,
+) -> Option<Account> {
     let attribute = |name: &str| {
-        let found = user.user_attributes().iter().find(|a| a.name() == name);
+        let found = attributes.iter().find(|a| a.name() == name);
         found.and_then(|attribute| attribute.value())
     };
     let address = attribute("email").and_then(|email| EmailAddress::parse(email).ok());
@@ -107,11 +158,11 @@ fn account(user: &AdminGetUserOutput) -> Option<Account> {
         // Whoever comes through another identity provider has nothing to confirm here. Every other
         // status is of an account that can't sign in as it is.
         confirmed: matches!(
-            user.user_status(),
+            status,
             Some(UserStatusType::Confirmed | UserStatusType::ExternalProvider)
         ),
         email_verified: attribute("email_verified") == Some("true"),
-        enabled: user.enabled(),
+        enabled,
     })
 }
 
@@ -127,18 +178,54 @@ mod tests {
         ("email_verified", "true"),
     ];
 
-    fn user(attributes: &[(&str, &str)], status: UserStatusType) -> AdminGetUserOutput {
+    fn attributes(named: &[(&str, &str)]) -> Vec<AttributeType> {
         let attribute = |(name, value): &(&str, &str)| {
             let attribute = AttributeType::builder().name(*name).value(*value);
             attribute.build().unwrap()
         };
-        AdminGetUserOutput::builder()
-            .username("u-1")
-            .set_user_attributes(Some(attributes.iter().map(attribute).collect()))
-            .user_status(status)
+        named.iter().map(attribute).collect()
+    }
+
+    fn read(named: &[(&str, &str)], status: &UserStatusType) -> Option<Account> {
+        account(&attributes(named), Some(status), true)
+    }
+
+    fn user(username: &str, named: &[(&str, &str)]) -> UserType {
+        UserType::builder()
+            .username(username)
+            .set_attributes(Some(attributes(named)))
+            .user_status(UserStatusType::Confirmed)
             .enabled(true)
             .build()
-            .unwrap()
+    }
+
+    #[test]
+    fn a_sub_finds_the_one_account_that_has_it() {
+        let sub = Sub::parse("s-1").unwrap();
+        assert_eq!(the_only_one(&sub, &[]), Ok(None));
+        let found = the_only_one(&sub, &[user("u-1", &ALL)]);
+        let (username, account) = found.unwrap().unwrap();
+        assert_eq!(username, Username::parse("u-1").unwrap());
+        assert!(account.enabled && account.sub == "s-1");
+    }
+
+    /// I6
+    #[test]
+    fn an_answer_about_another_account_or_two_is_no_answer() {
+        let sub = Sub::parse("s-1").unwrap();
+        let other = [("sub", "s-2"), ALL[1], ALL[2]];
+        for users in [
+            vec![user("u-1", &ALL), user("u-2", &ALL)],
+            vec![user("u-2", &other)],
+            vec![user("u-1", &ALL[1..])],
+            vec![user("", &ALL)],
+        ] {
+            let refused = the_only_one(&sub, &users);
+            assert!(
+                matches!(refused, Err(Trouble::Refused { .. })),
+                "{refused:?}"
+            );
+        }
     }
 
     #[test]
@@ -151,7 +238,7 @@ mod tests {
                 email_verified: true,
                 enabled: true,
             };
-            assert_eq!(account(&user(&ALL, status)), Some(expected));
+            assert_eq!(read(&ALL, &status), Some(expected));
         }
     }
 
@@ -164,12 +251,12 @@ mod tests {
             UserStatusType::ResetRequired,
             UserStatusType::from("TOMORROW"),
         ] {
-            let read = account(&user(&ALL[..2], status)).unwrap();
+            let read = read(&ALL[..2], &status).unwrap();
             assert!(!read.confirmed && !read.email_verified, "{read:?}");
         }
         for verified in ["false", "True", ""] {
             let attributes = [ALL[0], ALL[1], ("email_verified", verified)];
-            let read = account(&user(&attributes, UserStatusType::Confirmed)).unwrap();
+            let read = read(&attributes, &UserStatusType::Confirmed).unwrap();
             assert!(!read.email_verified, "{verified}");
         }
     }
@@ -177,7 +264,7 @@ mod tests {
     /// I6
     #[test]
     fn an_account_without_an_id_is_none_and_one_of_another_form_of_address_has_none() {
-        assert_eq!(account(&user(&ALL[1..], UserStatusType::Confirmed)), None);
+        assert_eq!(read(&ALL[1..], &UserStatusType::Confirmed), None);
         for email in [
             "",
             "ada",
@@ -185,7 +272,7 @@ mod tests {
             "\"ada\"@example.com",
         ] {
             let attributes = [ALL[0], ("email", email), ALL[2]];
-            let read = account(&user(&attributes, UserStatusType::Confirmed)).unwrap();
+            let read = read(&attributes, &UserStatusType::Confirmed).unwrap();
             assert_eq!(read.address, None, "{email}");
         }
     }

@@ -33,8 +33,10 @@ pub mod kubernetes;
 pub mod lambda;
 #[cfg(feature = "parameters")]
 pub mod parameters;
+pub mod removal;
 #[cfg(feature = "secrets")]
 pub mod secrets;
+pub mod settle;
 #[cfg(feature = "slack")]
 pub mod slack;
 #[cfg(feature = "table")]

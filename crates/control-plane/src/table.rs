@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `USER#<user key>` | `AGENT` | an agent's record; the only items with a `state`, so the index `agents-by-state` lists agents and nothing else |
 //! | `USER#<user key>` | `EVENT#<ulid>` | an entry of its history |
+//! | `USER#<user key>` | `ACCOUNT` | the account of the user pool that the user was onboarded with |
 //! | `ONCE#<event id>` | `OUTCOME` | the one end of an event, and how far it is announced |
 //! | | `MESSAGE` | the inbox that a message was put into |
 //! | | `REPLY` | what was posted in reply to a message that is in no inbox |
@@ -12,6 +13,10 @@
 //! | `HOLDER#<execution>` | `CONVERSATION` | the conversation that an execution took |
 //! | `SLACK#<team>#<user>` | `LINK` | who a user of Slack is |
 //!
+//! What is not under its user's own key and says more than a user's key does has an `owner`: links,
+//! leases and messages. The index `items-by-owner` finds them when the user is one no more. What
+//! stays then, in `USER#`, `ONCE#` and `HOLDER#`, names nobody, and all but the history expires.
+//!
 //! A change is one transaction whose conditions repeat what was read. That the two reads of
 //! [`Ledger::load`] aren't one snapshot is harmless for the same reason: a decision that rests on
 //! two different moments can't be saved.
@@ -19,6 +24,8 @@
 mod inbox;
 mod item;
 mod links;
+mod possessions;
+mod registrations;
 mod replies;
 
 use std::sync::Arc;
@@ -41,6 +48,7 @@ use self::item::{Item, Key};
 use crate::aws::{Aws, boxed, trouble};
 
 const SERVICE: &str = "DynamoDB";
+const CONDITION_FAILED: &str = "ConditionalCheckFailedException";
 
 /// How long it is kept what came of an event. One that is replayed must find it, and the bus's
 /// archive goes back 30 days.
@@ -115,19 +123,52 @@ impl AgentTable {
         Put::builder().table_name(&self.name).set_item(Some(item))
     }
 
+    /// Deletes an item whose attribute has this value. Returns whether there was one, as far as is
+    /// known: a call that is repeated because its answer was lost finds none.
+    async fn delete_if(&self, key: &Key, attribute: &str, value: &str) -> Result<bool, Trouble> {
+        let delete = self.client().await.delete_item().table_name(&self.name);
+        let delete = delete
+            .set_key(Some(key.attributes()))
+            .condition_expression("#attribute = :value")
+            .expression_attribute_names("#attribute", attribute)
+            .expression_attribute_values(":value", AttributeValue::S(value.to_owned()));
+        match boxed(delete.send()).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some(CONDITION_FAILED) => Ok(false),
+            Err(error) => Err(trouble(SERVICE, error.code(), &error)),
+        }
+    }
+
     /// Writes all or nothing.
     async fn transact(&self, writes: Vec<TransactWriteItem>) -> Result<Saved, Trouble> {
+        Ok(match self.transacted(writes).await? {
+            Transacted::Yes => Saved::Yes,
+            Transacted::ConditionFailed | Transacted::Conflict => Saved::Overtaken,
+        })
+    }
+
+    /// The same, for whom it makes a difference why nothing was written.
+    async fn transacted(&self, writes: Vec<TransactWriteItem>) -> Result<Transacted, Trouble> {
         let request = self
             .client()
             .await
             .transact_write_items()
             .set_transact_items(Some(writes));
         match boxed(request.send()).await {
-            Ok(_) => Ok(Saved::Yes),
-            Err(error) if overtaken(&error) => Ok(Saved::Overtaken),
-            Err(error) => Err(trouble(SERVICE, error.code(), &error)),
+            Ok(_) => Ok(Transacted::Yes),
+            Err(error) => overtaken(&error).ok_or_else(|| trouble(SERVICE, error.code(), &error)),
         }
     }
+}
+
+/// What came of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transacted {
+    Yes,
+    /// Something is not as it was read; nothing was written.
+    ConditionFailed,
+    /// Somebody else was writing at that moment; nothing was written.
+    Conflict,
 }
 
 /// A write that holds only if the item is at the version that was read; 0 is one that isn't there.
@@ -183,19 +224,64 @@ impl Ledger for AgentTable {
     }
 }
 
-/// Whether somebody else wrote, or is writing, what the transaction was about.
-fn overtaken<R>(error: &SdkError<TransactWriteItemsError, R>) -> bool {
-    match error.as_service_error() {
-        Some(TransactWriteItemsError::TransactionCanceledException(canceled)) => {
-            let codes = canceled
-                .cancellation_reasons()
-                .iter()
-                .filter_map(|reason| reason.code());
-            let mut codes = codes.filter(|code| *code != "None").peekable();
-            codes.peek().is_some()
-                && codes
-                    .all(|code| matches!(code, "ConditionalCheckFailed" | "TransactionConflict"))
+/// Whether nothing was written because somebody else wrote, or is writing, what the transaction was
+/// about.
+fn overtaken<R>(error: &SdkError<TransactWriteItemsError, R>) -> Option<Transacted> {
+    let Some(TransactWriteItemsError::TransactionCanceledException(canceled)) =
+        error.as_service_error()
+    else {
+        return None;
+    };
+    let codes = canceled
+        .cancellation_reasons()
+        .iter()
+        .filter_map(|reason| reason.code())
+        .filter(|code| *code != "None");
+    let mut so_far = None;
+    for code in codes {
+        so_far = Some(match (code, so_far) {
+            ("ConditionalCheckFailed", _)
+            | ("TransactionConflict", Some(Transacted::ConditionFailed)) => {
+                Transacted::ConditionFailed
+            }
+            ("TransactionConflict", _) => Transacted::Conflict,
+            _ => return None,
+        });
+    }
+    so_far
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::types::{CancellationReason, error::TransactionCanceledException};
+
+    use super::*;
+
+    fn canceled(codes: &[&str]) -> Option<Transacted> {
+        let reasons = codes
+            .iter()
+            .map(|code| CancellationReason::builder().code(*code).build());
+        let canceled = TransactionCanceledException::builder()
+            .set_cancellation_reasons(Some(reasons.collect()))
+            .build();
+        let error = TransactWriteItemsError::TransactionCanceledException(canceled);
+        overtaken(&SdkError::service_error(error, ()))
+    }
+
+    #[test]
+    fn only_what_others_wrote_or_are_writing_is_no_failure() {
+        let (failed, conflict) = ("ConditionalCheckFailed", "TransactionConflict");
+        for (codes, expected) in [
+            (&["None", failed][..], Some(Transacted::ConditionFailed)),
+            (&[conflict, "None"], Some(Transacted::Conflict)),
+            (&[conflict, failed], Some(Transacted::ConditionFailed)),
+            (&[failed, conflict], Some(Transacted::ConditionFailed)),
+            (&["None", "None"], None),
+            (&[failed, "ThrottlingError"], None),
+            (&["ValidationError", failed], None),
+            (&[], None),
+        ] {
+            assert_eq!(canceled(codes), expected, "{codes:?}");
         }
-        _ => false,
     }
 }

@@ -14,6 +14,9 @@
 //!    ▲                    │ └── Request: the sandbox is gone ┘
 //!    │  Announce failed   ▼ Release
 //!    └──────────────── Releasing
+//!
+//!                 Retire              Announce retired            Onboard
+//!  any of these ──────────▶ Retiring ──────────────────▶ Retired ─────────▶ Absent
 //! ```
 //!
 //! An attempt has one owner, the event that started it; the others wait for its end and make use
@@ -22,14 +25,18 @@
 //! the change of state that it reports. Its announcement is part of the record: it may be put on
 //! the bus by whoever holds its lease, and looks the same whoever does.
 
+mod tenure;
+
 use std::num::NonZeroU32;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Serialize, Serializer};
 
+pub use self::tenure::{Onboard, OnboardAct, Retire, RetireAct, StillRetiring};
 use crate::{
     ClaimName, ClaimUid, CorrelationId, EventId, PoolName, Reason, SandboxName, UserKey,
-    event::{self, Message, SandboxFailed, SandboxReady},
+    allowance::Allowance,
+    event::{self, Message, SandboxFailed, SandboxReady, SandboxRetired},
     history::{self, Fact, Head},
     later,
 };
@@ -57,6 +64,8 @@ pub struct AgentRecord {
     pub version: Version,
     /// What the agent is doing.
     pub state: AgentState,
+    /// What its user may spend; nothing is settled before they have signed in.
+    pub allowance: Option<Allowance>,
     /// When it was last written; the beginning of time if never.
     pub updated_at: Timestamp,
     /// The end of the agent's history.
@@ -70,6 +79,7 @@ impl AgentRecord {
             user,
             version: Version::default(),
             state: AgentState::Absent,
+            allowance: None,
             updated_at: Timestamp::UNIX_EPOCH,
             head: None,
         }
@@ -94,6 +104,10 @@ pub enum AgentState {
         /// What went wrong.
         reason: Reason,
     },
+    /// Its user is one no more, and what they had is being taken away.
+    Retiring(Retirement),
+    /// Its user is one no more, and has nothing any more.
+    Retired(Retirement),
 }
 
 impl AgentState {
@@ -105,8 +119,24 @@ impl AgentState {
             Self::Ready(_) => "Ready",
             Self::Releasing(_) => "Releasing",
             Self::Failed { .. } => "Failed",
+            Self::Retiring(_) => "Retiring",
+            Self::Retired(_) => "Retired",
         }
     }
+
+    /// Whether its user is one no more: nothing is begun for them.
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Retiring(_) | Self::Retired(_))
+    }
+}
+
+/// Why an agent's user is one no more, and by which event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retirement {
+    /// The event.
+    pub event: EventId,
+    /// Why.
+    pub reason: Reason,
 }
 
 /// An attempt to get a sandbox, and whose it is.
@@ -162,6 +192,8 @@ pub enum Announcement {
     Ready(SandboxReady),
     /// It is not.
     Failed(SandboxFailed),
+    /// Its user is one no more.
+    Retired(SandboxRetired),
 }
 
 impl Announcement {
@@ -170,6 +202,7 @@ impl Announcement {
         match self {
             Self::Ready(_) => SandboxReady::DETAIL_TYPE,
             Self::Failed(_) => SandboxFailed::DETAIL_TYPE,
+            Self::Retired(_) => SandboxRetired::DETAIL_TYPE,
         }
     }
 
@@ -178,6 +211,7 @@ impl Announcement {
         match self {
             Self::Ready(ready) => &ready.id,
             Self::Failed(failed) => &failed.id,
+            Self::Retired(retired) => &retired.id,
         }
     }
 
@@ -186,6 +220,7 @@ impl Announcement {
         match self {
             Self::Ready(ready) => ready.at,
             Self::Failed(failed) => failed.at,
+            Self::Retired(retired) => retired.at,
         }
     }
 }
@@ -196,6 +231,7 @@ impl Serialize for Announcement {
         match self {
             Self::Ready(ready) => ready.serialize(serializer),
             Self::Failed(failed) => failed.serialize(serializer),
+            Self::Retired(retired) => retired.serialize(serializer),
         }
     }
 }
@@ -273,6 +309,8 @@ pub trait Input {
 #[derive(Debug)]
 pub struct Next<A> {
     state: Option<(AgentState, Fact)>,
+    /// `None`: as before.
+    allowance: Option<Allowance>,
     outcome: Option<Outcome>,
     act: A,
 }
@@ -281,6 +319,7 @@ impl<A> Next<A> {
     fn act(act: A) -> Self {
         Self {
             state: None,
+            allowance: None,
             outcome: None,
             act,
         }
@@ -288,6 +327,12 @@ impl<A> Next<A> {
 
     fn becomes(mut self, state: AgentState, fact: Fact) -> Self {
         self.state = Some((state, fact));
+        self
+    }
+
+    /// Together with [`Self::becomes`] only: what is written has an entry in the history.
+    fn allowed(mut self, allowance: Allowance) -> Self {
+        self.allowance = Some(allowance);
         self
     }
 
@@ -302,6 +347,7 @@ impl<A> Next<A> {
 pub fn decide<I: Input>(known: &Known, input: &I, now: Timestamp) -> Decision<I::Act> {
     let Next {
         state,
+        allowance,
         outcome,
         act,
     } = input.next(known, now);
@@ -311,6 +357,12 @@ pub fn decide<I: Input>(known: &Known, input: &I, now: Timestamp) -> Decision<I:
         let record = AgentRecord {
             user: before.user.clone(),
             version: Version(before.version.0 + 1),
+            // Should they come back, they begin anew.
+            allowance: if state.is_over() {
+                None
+            } else {
+                allowance.or(before.allowance)
+            },
             state,
             updated_at: now,
             head: Some(entry.head()),
@@ -362,6 +414,8 @@ pub enum RequestAct {
     Answered,
     /// The event has come to its end, but that may not be announced yet.
     Unannounced,
+    /// The agent's user is one no more.
+    Retired,
 }
 
 impl Input for Request {
@@ -408,6 +462,7 @@ impl Input for Request {
                 .becomes(AgentState::Claiming(self.attempt()), lost)
             }
             AgentState::Ready(held) => Next::act(RequestAct::Use(held.clone())),
+            AgentState::Retiring(_) | AgentState::Retired(_) => Next::act(RequestAct::Retired),
         }
     }
 }
@@ -496,15 +551,27 @@ pub struct Bind {
     pub uid: ClaimUid,
 }
 
+/// What to do about a [`Bind`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BindAct {
+    /// Bind it. The user may spend so much; `None`: nothing is settled.
+    Proceed(Option<Allowance>),
+    /// The claim serves nobody, or another attempt, by now.
+    Lost,
+}
+
 impl Input for Bind {
-    type Act = HoldAct;
+    type Act = BindAct;
 
     fn event(&self) -> &EventId {
         &self.event
     }
 
-    fn next(&self, known: &Known, _now: Timestamp) -> Next<HoldAct> {
-        Next::act(holds(known, &self.event, &self.uid))
+    fn next(&self, known: &Known, _now: Timestamp) -> Next<BindAct> {
+        Next::act(match holds(known, &self.event, &self.uid) {
+            HoldAct::Proceed => BindAct::Proceed(known.agent.allowance),
+            HoldAct::Lost => BindAct::Lost,
+        })
     }
 }
 
@@ -560,6 +627,8 @@ impl Input for Release {
             AgentState::Releasing(attempt) if attempt.event == self.event => {
                 Next::act(ReleaseAct::Delete)
             }
+            // Nobody has a claim there. If this event made one, it was too late.
+            AgentState::Retiring(_) | AgentState::Retired(_) => Next::act(ReleaseAct::Delete),
             _ => Next::act(ReleaseAct::Nothing),
         }
     }
@@ -588,6 +657,8 @@ pub enum End {
         /// The same for a person.
         message: Message,
     },
+    /// The agent's user is one no more, and has nothing any more.
+    Retired,
     /// Whatever has been recorded.
     Recorded,
 }
@@ -609,7 +680,8 @@ pub enum AnnounceAct {
         /// When its lease ends.
         until: Timestamp,
     },
-    /// The sandbox isn't this agent's any more, so there is no success to announce.
+    /// The sandbox isn't this agent's any more, or the agent isn't being retired: there is no such end
+    /// to announce.
     Lost,
     /// The attempt still stands, so there is no failure to announce before it is released.
     NotReleased,
@@ -628,6 +700,7 @@ impl Input for Announce {
             None => match &self.end {
                 End::Ready(assigned) => self.ready(known, assigned, now),
                 End::Failed { reason, message } => self.failed(known, reason, message, now),
+                End::Retired => self.retired(known, now),
                 End::Recorded => Next::act(AnnounceAct::Lost),
             },
         }
@@ -737,6 +810,36 @@ impl Announce {
             reason: reason.clone(),
             message: message.clone(),
             cause: self.event.clone(),
+        });
+        publish(self.first(user, announcement, now)).becomes(state, fact)
+    }
+
+    fn retired(&self, known: &Known, now: Timestamp) -> Next<AnnounceAct> {
+        let retirement = match &known.agent.state {
+            // The one that it was begun with: every event that joined in ends it for all.
+            AgentState::Retiring(retirement) => retirement,
+            AgentState::Retired(_) => return Next::act(AnnounceAct::Done),
+            _ => return Next::act(AnnounceAct::Lost),
+        };
+        let user = &known.agent.user;
+        let reason = &retirement.reason;
+        let fact = Fact::Retired {
+            event: self.event.clone(),
+            reason: reason.clone(),
+        };
+        let announcement = Announcement::Retired(SandboxRetired {
+            version: event::VERSION,
+            id: self.event.answer("retired"),
+            at: now,
+            user_key: user.clone(),
+            correlation_id: self.correlation_id.clone(),
+            claim: ClaimName::of(user),
+            reason: reason.clone(),
+            cause: self.event.clone(),
+        });
+        let state = AgentState::Retired(Retirement {
+            event: self.event.clone(),
+            reason: reason.clone(),
         });
         publish(self.first(user, announcement, now)).becomes(state, fact)
     }

@@ -17,8 +17,8 @@ use serde_json::{Map, Value};
 
 use crate::{
     ChannelId, ClaimName, ConversationId, CorrelationId, EventId, InvalidName, MessageTs, PoolName,
-    Reason, SandboxName, SlackUserId, TeamId, TurnId, UserKey, agentd::TURN_TEXT_MAX_BYTES, later,
-    quoted, slack::Place,
+    Reason, SandboxName, SlackUserId, Sub, TeamId, TurnId, UserKey, agentd::TURN_TEXT_MAX_BYTES,
+    later, quoted, slack::Place,
 };
 
 /// The one version of every event's detail so far.
@@ -180,6 +180,30 @@ pub struct SandboxFailed {
     pub cause: EventId,
 }
 
+/// `Sandbox Retired`: an agent's user is one no more, and has nothing any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SandboxRetired {
+    /// The version of this detail.
+    #[schemars(range(min = 1, max = 1))]
+    pub version: u64,
+    /// The id of this event: the cause's, prolonged. A second copy has the same.
+    pub id: EventId,
+    /// When the outcome was recorded.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub at: Timestamp,
+    /// Whose agent it was.
+    pub user_key: UserKey,
+    /// As in the event that asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<CorrelationId>,
+    /// The claim that held the sandbox, if there was one. It is gone.
+    pub claim: ClaimName,
+    /// Why: `UserDeleted` or `UserDisabled`.
+    pub reason: Reason,
+    /// The id of the event that asked.
+    pub cause: EventId,
+}
+
 /// `Slack Message Received`: somebody has said something to their agent, in Slack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SlackMessageReceived {
@@ -225,9 +249,55 @@ pub struct UserSignedIn {
     pub at: Timestamp,
     /// Who.
     pub user_key: UserKey,
+    /// What the user pool calls the account; with the pool's id it makes the key.
+    pub sub: Sub,
     /// Ties the events of one story together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<CorrelationId>,
+}
+
+/// `User Deleted`: an operator has removed somebody, or is about to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UserDeleted {
+    /// The version of this detail.
+    #[schemars(range(min = 1, max = 1))]
+    pub version: u64,
+    /// The event's own id. The same id is the same removal.
+    pub id: EventId,
+    /// When.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub at: Timestamp,
+    /// Who.
+    pub user_key: UserKey,
+    /// Ties the events of one story together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<CorrelationId>,
+}
+
+/// That somebody may be a user no more. Whoever hears of it asks the user pool whether that is so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    /// It was said on our bus.
+    Told(UserDeleted),
+    /// CloudTrail saw a call to Cognito.
+    Seen(AccountCall),
+}
+
+/// A call to Cognito after which an account may be gone or disabled, as CloudTrail reports it
+/// (<https://docs.aws.amazon.com/cognito/latest/developerguide/logging-using-cloudtrail.html>).
+/// The account's name is hidden there; its `sub` is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountCall {
+    /// `cloudtrail.` and the id that CloudTrail gave the call.
+    pub id: EventId,
+    /// When.
+    pub at: Timestamp,
+    /// The user pool; not said where the caller spoke for themselves.
+    pub pool_id: Option<String>,
+    /// The account. Not said, for one, where the call failed.
+    pub sub: Option<Sub>,
+    /// Whether Cognito refused to do it.
+    pub failed: bool,
 }
 
 /// A sentence for a person, of bounded length and without control characters.
@@ -318,6 +388,11 @@ impl SandboxFailed {
     pub const DETAIL_TYPE: &'static str = "Sandbox Failed";
 }
 
+impl SandboxRetired {
+    /// `detail-type` of the event.
+    pub const DETAIL_TYPE: &'static str = "Sandbox Retired";
+}
+
 impl SlackMessageReceived {
     /// `detail-type` of the event.
     pub const DETAIL_TYPE: &'static str = "Slack Message Received";
@@ -378,7 +453,91 @@ impl UserSignedIn {
             id: detail.name("id", EventId::parse)?,
             at: detail.time("at")?,
             user_key: detail.name("user_key", UserKey::parse)?,
+            sub: detail.name("sub", Sub::parse)?,
             correlation_id: detail.optional_name("correlation_id", CorrelationId::parse)?,
+        })
+    }
+}
+
+impl UserDeleted {
+    /// `detail-type` of the event.
+    pub const DETAIL_TYPE: &'static str = "User Deleted";
+
+    /// Reads the event as EventBridge delivers it, envelope and all.
+    pub fn from_event(event: &Value) -> Result<Self, EventRejected> {
+        let envelope = Fields::of("", event)?;
+        envelope.known_detail_type(Self::DETAIL_TYPE)?;
+        let detail = Fields::of("detail", envelope.required("detail")?)?;
+        detail.known_version()?;
+        Ok(Self {
+            version: VERSION,
+            id: detail.name("id", EventId::parse)?,
+            at: detail.time("at")?,
+            user_key: detail.name("user_key", UserKey::parse)?,
+            correlation_id: detail.optional_name("correlation_id", CorrelationId::parse)?,
+        })
+    }
+}
+
+impl Removal {
+    /// Reads the event as EventBridge delivers it, from our bus or from AWS's own.
+    pub fn from_event(event: &Value) -> Result<Self, EventRejected> {
+        let envelope = Fields::of("", event)?;
+        if envelope.text("detail-type")? == UserDeleted::DETAIL_TYPE {
+            return Ok(Self::Told(UserDeleted::from_event(event)?));
+        }
+        AccountCall::from_event(event).map(Self::Seen)
+    }
+}
+
+impl AccountCall {
+    /// `detail-type` of the event.
+    pub const DETAIL_TYPE: &'static str = "AWS API Call via CloudTrail";
+
+    /// `source` of the event, which nobody but AWS can put on a bus.
+    pub const SOURCE: &'static str = "aws.cognito-idp";
+
+    /// The calls after which an account may be gone or disabled.
+    pub const CALLS: [&'static str; 3] = ["AdminDeleteUser", "AdminDisableUser", "DeleteUser"];
+
+    /// Reads the event as EventBridge delivers it, envelope and all.
+    pub fn from_event(event: &Value) -> Result<Self, EventRejected> {
+        let envelope = Fields::of("", event)?;
+        envelope.known_detail_type(Self::DETAIL_TYPE)?;
+        if envelope.text("source")? != Self::SOURCE {
+            let why = format!("{:?} is what is read here", Self::SOURCE);
+            return Err(envelope.reject("source", why));
+        }
+        let detail = Fields::of("detail", envelope.required("detail")?)?;
+        if !Self::CALLS.contains(&detail.text("eventName")?) {
+            let why = format!("it must be one of {}", Self::CALLS.join(", "));
+            return Err(detail.reject("eventName", why));
+        }
+        let id = detail.name("eventID", |text| {
+            EventId::parse(text).and_then(|id| EventId::parse(format!("cloudtrail.{id}")))
+        })?;
+        let inner = |path, field| {
+            let inner = detail.optional(field);
+            inner.map(|inner| Fields::of(path, inner)).transpose()
+        };
+        let request = inner("detail.requestParameters", "requestParameters")?;
+        let more = inner("detail.additionalEventData", "additionalEventData")?;
+        Ok(Self {
+            id,
+            at: detail.time("eventTime")?,
+            pool_id: match request {
+                Some(request) => request
+                    .optional("userPoolId")
+                    .map(|_| request.text("userPoolId").map(str::to_owned))
+                    .transpose()?,
+                None => None,
+            },
+            sub: match more {
+                Some(more) => more.optional_name("sub", Sub::parse)?,
+                None => None,
+            },
+            // Some of Cognito's records have the field and say nothing in it.
+            failed: detail.optional("errorCode").is_some_and(|code| *code != ""),
         })
     }
 }
@@ -537,12 +696,20 @@ pub fn schemas() -> Vec<(&'static str, String)> {
             schema::<SandboxFailed>(SandboxFailed::DETAIL_TYPE),
         ),
         (
+            "sandbox-retired.json",
+            schema::<SandboxRetired>(SandboxRetired::DETAIL_TYPE),
+        ),
+        (
             "slack-message-received.json",
             schema::<SlackMessageReceived>(SlackMessageReceived::DETAIL_TYPE),
         ),
         (
             "user-signed-in.json",
             schema::<UserSignedIn>(UserSignedIn::DETAIL_TYPE),
+        ),
+        (
+            "user-deleted.json",
+            schema::<UserDeleted>(UserDeleted::DETAIL_TYPE),
         ),
     ]
 }

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
-use crate::{ClaimName, ClaimUid, EventId, PoolName, Reason, SandboxName, UserKey};
+use crate::{
+    ClaimName, ClaimUid, EventId, PoolName, Reason, SandboxName, UserKey, allowance::Allowance,
+};
 
 /// The SHA-256 of an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,6 +110,27 @@ pub enum Fact {
         /// The event that asked.
         event: EventId,
         /// What went wrong.
+        reason: Reason,
+    },
+    /// The user signed in for the first time, or for the first time after they had been removed.
+    Onboarded {
+        /// The event.
+        event: EventId,
+        /// What the user may spend.
+        allowance: Allowance,
+    },
+    /// The user is one no more, and what they have is about to be taken away.
+    RetireStarted {
+        /// The event that said so.
+        event: EventId,
+        /// Why.
+        reason: Reason,
+    },
+    /// It has been taken away.
+    Retired {
+        /// The event that saw it through.
+        event: EventId,
+        /// Why.
         reason: Reason,
     },
 }

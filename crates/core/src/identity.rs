@@ -41,6 +41,12 @@ impl IdentityKey {
         Self(HEXLOWER.encode(&digest))
     }
 
+    /// Reads a key as it was [written](Self::as_str).
+    pub fn parse(text: &str) -> Option<Self> {
+        let digest = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        (text.len() == 64 && text.bytes().all(digest)).then(|| Self(text.to_owned()))
+    }
+
     /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -205,6 +205,15 @@ name! {
 }
 
 name! {
+    /// What the user pool calls an account, for ever: its `sub`, in Cognito a UUID. It goes into a
+    /// filter expression, so it has nothing that could end a text there.
+    Sub, "an account's sub", "1 to 64 characters of A-Z, a-z, 0-9 and -",
+    "^[A-Za-z0-9-]{1,64}$",
+    |text| (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+name! {
     /// A workspace of Slack, or an organisation of several.
     TeamId, "a Slack team's id", "T or E and 1 to 30 characters of A-Z and 0-9",
     "^[TE][A-Z0-9]{1,30}$",

@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod agentd;
+pub mod allowance;
 pub mod claim;
 pub mod conversation;
 pub mod email;
@@ -28,7 +29,7 @@ pub mod slack;
 
 pub use ids::{
     ChannelId, ClaimName, ClaimUid, ConversationId, CorrelationId, EventId, Holder, InvalidName,
-    MessageTs, PoolName, Reason, SandboxName, SlackUserId, TeamId, TurnId, UserKey, quoted,
+    MessageTs, PoolName, Reason, SandboxName, SlackUserId, Sub, TeamId, TurnId, UserKey, quoted,
 };
 
 use jiff::{SignedDuration, Timestamp};

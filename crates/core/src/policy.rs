@@ -49,7 +49,9 @@ pub enum Source<'a> {
     ExternalProvider {
         /// The provider's name in the user pool. Cognito may have changed its capitals.
         name: &'a str,
-        /// Who issued the assertion, where the event says so.
+        /// Who issued the assertion, where the event says so. At a first sign-in Cognito's does not:
+        /// there the name stands for the issuer with which the provider was added to the pool, and
+        /// which Cognito itself holds the assertion against.
         issuer: Option<&'a str>,
     },
 }
@@ -241,6 +243,10 @@ struct IdentityProvider {
     name: String,
     #[serde(deserialize_with = "issuer")]
     issuer: String,
+    /// As what the provider knows this platform. Where it is given, the CDK app adds the provider to
+    /// the pool, with this issuer and none else; nothing here depends on it.
+    #[serde(default, deserialize_with = "client_id")]
+    client_id: Option<String>,
     /// Whose addresses it may assert.
     #[serde(deserialize_with = "domains")]
     domains: Domains,
@@ -407,19 +413,27 @@ fn providers<'de, D: Deserializer<'de>>(json: D) -> Result<Vec<IdentityProvider>
                 "{name} has no domains: name those whose addresses it may assert"
             )));
         }
+        if provider.client_id.is_some() && !speaks_openid_connect(&provider.issuer) {
+            let name = quoted(&provider.name);
+            return Err(D::Error::custom(format_args!(
+                "{name} has a client_id, but {} is no issuer of OpenID Connect: give an https:// URL",
+                quoted(&provider.issuer)
+            )));
+        }
     }
     Ok(providers)
 }
 
 /// Cognito's own rule for a provider's name, in ASCII: an underscore ends it in a user's name.
+/// <https://docs.aws.amazon.com/cognito-user-identity-pools/latest/APIReference/API_CreateIdentityProvider.html>
 fn provider_name<'de, D: Deserializer<'de>>(json: D) -> Result<String, D::Error> {
     let name = String::deserialize(json)?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-".contains(&byte);
-    if (1..=32).contains(&name.len()) && name.bytes().all(plain) {
+    if (3..=32).contains(&name.len()) && name.bytes().all(plain) {
         return Ok(name);
     }
     Err(D::Error::custom(format_args!(
-        "{} is not a provider's name: 1 to 32 characters of A-Z, a-z, 0-9, . and -",
+        "{} is not a provider's name: 3 to 32 characters of A-Z, a-z, 0-9, . and -",
         quoted(&name)
     )))
 }
@@ -438,6 +452,25 @@ fn issuer<'de, D: Deserializer<'de>>(json: D) -> Result<String, D::Error> {
     Err(D::Error::custom(format_args!(
         "{} is not an issuer: https://, http:// or urn: and at most 200 visible ASCII characters",
         quoted(&issuer)
+    )))
+}
+
+/// What Cognito takes for an issuer; and where a local stack has one, which needs no certificate on
+/// the machine's own loopback.
+fn speaks_openid_connect(issuer: &str) -> bool {
+    ["https://", "http://127.0.0.1:"]
+        .iter()
+        .any(|scheme| issuer.starts_with(scheme))
+}
+
+fn client_id<'de, D: Deserializer<'de>>(json: D) -> Result<Option<String>, D::Error> {
+    let id = String::deserialize(json)?;
+    if (1..=200).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(Some(id));
+    }
+    Err(D::Error::custom(format_args!(
+        "{} is not a client's id: at most 200 visible ASCII characters",
+        quoted(&id)
     )))
 }
 

@@ -7,12 +7,13 @@ use jiff::Timestamp;
 
 use crate::{
     ChannelId, ClaimName, ClaimUid, ConversationId, EventId, Holder, MessageTs, SandboxName,
-    SlackUserId, TeamId, TurnId, UserKey,
+    SlackUserId, Sub, TeamId, TurnId, UserKey,
     agent::{Announcement, Change, Known, Version},
     agentd::{BindRequest, ErrorBody, ModelKey, TurnEvent, TurnRequest},
+    allowance::Allowance,
     claim::{ClaimView, WantedClaim},
     conversation::{ConversationKey, Lease, LeaseChange, Queued, QueuedChange},
-    identity::Username,
+    identity::{IdentityKey, Username},
     reply::Reply,
     slack::{
         Place,
@@ -122,12 +123,20 @@ pub trait Bus {
 /// The model gateway's keys.
 pub trait ModelKeys {
     /// The key of the sandbox that this claim of this user holds, known to the gateway when this
-    /// returns. The same again gives the same key.
+    /// returns. The same again gives the same key. The user may spend no more than `allowance`, all
+    /// keys taken together.
     fn issue(
         &self,
         user: &UserKey,
         claim: &ClaimUid,
+        allowance: &Allowance,
     ) -> impl Future<Output = Result<ModelKey, ModelKeyTrouble>>;
+}
+
+/// The model gateway's users.
+pub trait ModelUsers {
+    /// Removes a user with all their keys. One that it does not know is no trouble.
+    fn remove(&self, user: &UserKey) -> impl Future<Output = Result<(), ModelKeyTrouble>>;
 }
 
 /// Why there is no key.
@@ -360,6 +369,54 @@ pub trait Links {
     ) -> impl Future<Output = Result<(), Trouble>>;
 }
 
+/// What is kept of a user beside the agent's record: links, inboxes, what was written.
+pub trait Possessions {
+    /// Deletes up to `most` of it. What was written a moment ago may not be seen yet.
+    fn purge(&self, user: &UserKey, most: usize) -> impl Future<Output = Result<Purged, Trouble>>;
+}
+
+/// What came of deleting what is kept of a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Purged {
+    /// How many items were deleted.
+    pub deleted: usize,
+    /// Whether there is more.
+    pub more: bool,
+}
+
+/// Which account of the user pool a user has, by the name that only Cognito and we know: when the
+/// account is gone, there is nobody left to ask.
+pub trait Registrations {
+    /// The account that a user was onboarded with.
+    fn registration(
+        &self,
+        user: &UserKey,
+    ) -> impl Future<Output = Result<Option<Registration>, Trouble>>;
+
+    /// Keeps it.
+    fn save_registration(
+        &self,
+        user: &UserKey,
+        registration: &Registration,
+    ) -> impl Future<Output = Result<(), Trouble>>;
+
+    /// Deletes it, and the entry of its mailbox if that still names this account.
+    fn forget(
+        &self,
+        user: &UserKey,
+        registration: &Registration,
+    ) -> impl Future<Output = Result<(), Trouble>>;
+}
+
+/// The account that a user was onboarded with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Its name in the user pool.
+    pub username: Username,
+    /// Its mailbox, if it has one that the policy takes for somebody's.
+    pub identity: Option<IdentityKey>,
+}
+
 /// That a user of Slack is a user of the platform, for the time being: people leave, and addresses
 /// change hands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -401,6 +458,15 @@ pub trait Directory {
         &self,
         username: &Username,
     ) -> impl Future<Output = Result<Option<Account>, Trouble>>;
+}
+
+/// The people who have signed up, by what Cognito calls them for ever.
+pub trait Roster {
+    /// The account with this `sub`, and its name.
+    fn by_sub(
+        &self,
+        sub: &Sub,
+    ) -> impl Future<Output = Result<Option<(Username, Account)>, Trouble>>;
 }
 
 /// Time, which passes.

@@ -117,6 +117,13 @@ impl Machine {
                         }
                     }
                 }
+                "Wait" => {
+                    let seconds = state.seconds;
+                    let seconds =
+                        seconds.unwrap_or_else(|| panic!("{} waits for what?", end.state));
+                    time.sleep(Duration::from_secs(seconds)).await;
+                    state.next.as_ref()
+                }
                 "Choice" => Some(execution.choose(&end.state, state, &mut steps)),
                 "Succeed" => None,
                 "Fail" => {

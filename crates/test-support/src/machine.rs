@@ -40,7 +40,7 @@ pub struct Machine {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct State {
-    /// `Task`, `Choice`, `Succeed` or `Fail`.
+    /// `Task`, `Choice`, `Wait`, `Succeed` or `Fail`.
     pub r#type: String,
     /// Why the state exists.
     pub comment: String,
@@ -52,6 +52,8 @@ pub struct State {
     pub arguments: Value,
     /// After how many seconds a try of a task is ended.
     pub timeout_seconds: Option<u64>,
+    /// For how many seconds a `Wait` waits.
+    pub seconds: Option<u64>,
     /// Errors after which a task is tried again; of the first that matches an error.
     #[serde(default)]
     pub retry: Vec<Retrier>,

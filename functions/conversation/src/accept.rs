@@ -169,16 +169,7 @@ where
         log::message(&message.id);
         let user = match self.user(message).await? {
             Ok(user) => user,
-            // Somebody may have left since: what was answered then stays answered.
-            Err(_) if self.was_answered(&message.id).await? => return Ok(Accepted::Duplicate),
-            Err(reason) => {
-                tracing::info!(?reason, "nobody who may have an agent");
-                return Ok(Accepted::NotLinked {
-                    reason,
-                    event_id: message.id.clone(),
-                    place: message.place(),
-                });
-            }
+            Err(reason) => return self.not_linked(message, reason).await,
         };
         let key = ConversationKey {
             user,
@@ -198,7 +189,13 @@ where
                 }
                 Some(seen) => (self.unless_abandoned(&key, seen.seq).await?, Some(seen.seq)),
             };
-            let wake = self.asleep(&key.user, &message.id).await?;
+            let Some(wake) = self.asleep(&key.user, &message.id).await? else {
+                // Their agent was removed a moment ago.
+                return match self.user(message).await? {
+                    Err(reason) => self.not_linked(message, reason).await,
+                    Ok(_) => Err(overtaken()),
+                };
+            };
             let lease = self.table.lease(&key).await?;
             let now = self.clock.now();
             let mut accepted = conversation::accept(&lease, seen, message, execution, wake, now);
@@ -246,7 +243,10 @@ where
                 return Ok(Accepted::Ignored);
             };
             let message = &head.message;
-            let wake = self.asleep(&key.user, &message.id).await?;
+            let Some(wake) = self.asleep(&key.user, &message.id).await? else {
+                // The inbox is about to be deleted.
+                return self.not_linked(message, NotLinked::Removed).await;
+            };
             let now = self.clock.now();
             let accepted = conversation::take_over(&lease, dead, execution, wake, now);
             if let Some(change) = &accepted.change {
@@ -274,6 +274,24 @@ where
         Err(overtaken())
     }
 
+    /// Nobody whose message is taken. Somebody may have left since it was: what was answered then
+    /// stays answered.
+    async fn not_linked(
+        &self,
+        message: &SlackMessageReceived,
+        reason: NotLinked,
+    ) -> Result<Accepted, AcceptError> {
+        if self.was_answered(&message.id).await? {
+            return Ok(Accepted::Duplicate);
+        }
+        tracing::info!(?reason, "nobody who may have an agent");
+        Ok(Accepted::NotLinked {
+            reason,
+            event_id: message.id.clone(),
+            place: message.place(),
+        })
+    }
+
     /// The user behind a Slack user, or why there is none.
     async fn user(
         &self,
@@ -283,7 +301,9 @@ where
         let known = self.table.link(team, member).await?;
         // Before anybody is asked: what they answer is not true for longer because it took a while.
         let now = self.clock.now();
-        if let Some(link) = known.filter(|link| link.expires > now) {
+        if let Some(link) = known.filter(|link| link.expires > now)
+            && !self.is_over(&link.user, &message.id).await?
+        {
             return Ok(Ok(link.user));
         }
         let our_team = self.slack.team().await?;
@@ -301,6 +321,10 @@ where
         };
         let expires = now + LINK_FRESH;
         let link = Link { user, expires };
+        // They have an account, and have not signed in since their agent was removed.
+        if self.is_over(&link.user, &message.id).await? {
+            return Ok(Err(NotLinked::Removed));
+        }
         fault::point(member, ACCEPT_LINK, Moment::Before);
         self.table.save_link(team, member, &link).await?;
         fault::point(member, ACCEPT_LINK, Moment::After);
@@ -357,10 +381,16 @@ where
         })
     }
 
-    /// Whether the user's agent has to be woken.
-    async fn asleep(&self, user: &UserKey, event: &EventId) -> Result<bool, Trouble> {
-        let known = self.table.load(user, event).await?;
-        Ok(!matches!(known.agent.state, AgentState::Ready(_)))
+    /// Whether the user's agent has to be woken. `None`: it was removed, or is about to be.
+    async fn asleep(&self, user: &UserKey, event: &EventId) -> Result<Option<bool>, Trouble> {
+        let state = self.table.load(user, event).await?.agent.state;
+        let asleep = !matches!(state, AgentState::Ready(_));
+        Ok((!state.is_over()).then_some(asleep))
+    }
+
+    /// Whether the user's agent was removed, or is about to be.
+    async fn is_over(&self, user: &UserKey, event: &EventId) -> Result<bool, Trouble> {
+        Ok(self.asleep(user, event).await?.is_none())
     }
 
     async fn pause(&self, round: u32) {

@@ -6,7 +6,7 @@
 //! id. So subscribers see one event, or, if death fell between publishing and noting it, the same
 //! event twice; never two different ones, and never none while anybody retries.
 
-use carapace_control_plane::named;
+use carapace_control_plane::{named, removal::RemovalOrder, settle::settle};
 use carapace_core::{
     Reason, UserKey,
     agent::{Announce, AnnounceAct, Assigned, End, Published},
@@ -21,7 +21,6 @@ use tracing::Instrument;
 
 use crate::{
     fault::{self, ANNOUNCE_CLEAR, ANNOUNCE_PUT, ANNOUNCE_RECORD, Moment},
-    ledger::settle,
     log,
     wire::{self, AnnouncePayload, Announced, Claimed},
 };
@@ -99,6 +98,28 @@ named!(AnnounceFailedError:
     EventRejected, AnnouncementInProgress, ClaimNotReleased, Unavailable, Refused,
 );
 
+/// Why it was not announced that an agent is retired.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnnounceRetiredError {
+    /// Another invocation is at it, or died at it.
+    #[error("another invocation may be announcing it; its lease ends at {until}")]
+    AnnouncementInProgress {
+        /// When to try again.
+        until: Timestamp,
+    },
+    /// There is no such end to announce.
+    #[error("the agent is not being retired: it is as it was before, or its user is back")]
+    NotRetiring,
+    /// Something that this depends on is not there at the moment.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Something that this depends on does not let us.
+    #[error("{0}")]
+    Refused(String),
+}
+
+named!(AnnounceRetiredError: AnnouncementInProgress, NotRetiring, Unavailable, Refused);
+
 /// Why a recorded outcome was not announced.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnnounceRecordedError {
@@ -152,6 +173,19 @@ impl From<Hitch> for AnnounceFailedError {
     }
 }
 
+impl From<Hitch> for AnnounceRetiredError {
+    fn from(hitch: Hitch) -> Self {
+        match hitch {
+            Hitch::InProgress { until } => Self::AnnouncementInProgress { until },
+            Hitch::Lost | Hitch::NotReleased => Self::NotRetiring,
+            Hitch::Trouble(trouble @ Trouble::Unavailable { .. }) => {
+                Self::Unavailable(trouble.to_string())
+            }
+            Hitch::Trouble(trouble) => Self::Refused(trouble.to_string()),
+        }
+    }
+}
+
 impl From<Hitch> for AnnounceRecordedError {
     fn from(hitch: Hitch) -> Self {
         match hitch {
@@ -176,6 +210,7 @@ impl<L: Ledger, B: Bus, K: Clock> AnnounceOutcome<L, B, K> {
                     reason,
                     message,
                 } => self.failed(&event, &reason, &message).await?,
+                AnnouncePayload::Retired { removal } => self.retired(removal).await?,
                 AnnouncePayload::Recorded { event } => self.recorded(&event).await?,
             })
         };
@@ -212,6 +247,16 @@ impl<L: Ledger, B: Bus, K: Clock> AnnounceOutcome<L, B, K> {
         Ok(self.announce(&user, &about(requested, end)).await?)
     }
 
+    /// The agent's user is one no more, and has nothing any more.
+    pub async fn retired(&self, removal: RemovalOrder) -> Result<Announced, AnnounceRetiredError> {
+        let announce = Announce {
+            event: removal.event_id,
+            correlation_id: removal.correlation_id,
+            end: End::Retired,
+        };
+        Ok(self.announce(&removal.user_key, &announce).await?)
+    }
+
     /// What was recorded may not be on the bus yet.
     pub async fn recorded(&self, event: &Value) -> Result<Announced, AnnounceRecordedError> {
         let requested = SandboxRequested::from_event(event)?;
@@ -223,7 +268,14 @@ impl<L: Ledger, B: Bus, K: Clock> AnnounceOutcome<L, B, K> {
 
     async fn announce(&self, user: &UserKey, announce: &Announce) -> Result<Announced, Hitch> {
         log::about(user, &announce.event, announce.correlation_id.as_ref());
-        let act = settle(&self.ledger, &self.clock, user, announce, ANNOUNCE_RECORD).await?;
+        let act = settle(
+            &self.ledger,
+            &self.clock,
+            user,
+            announce,
+            fault::at(user, ANNOUNCE_RECORD),
+        )
+        .await?;
         let (announcement, attempt) = match act {
             AnnounceAct::Publish {
                 announcement,
@@ -241,7 +293,14 @@ impl<L: Ledger, B: Bus, K: Clock> AnnounceOutcome<L, B, K> {
             event: announce.event.clone(),
             attempt,
         };
-        settle(&self.ledger, &self.clock, user, &published, ANNOUNCE_CLEAR).await?;
+        settle(
+            &self.ledger,
+            &self.clock,
+            user,
+            &published,
+            fault::at(user, ANNOUNCE_CLEAR),
+        )
+        .await?;
         tracing::info!(
             announcement = announcement.detail_type(), id = %announcement.id(), attempt,
             "the outcome is announced"

@@ -2,23 +2,28 @@
 
 use std::net::IpAddr;
 
-use carapace_control_plane::named;
+use carapace_control_plane::{named, settle::settle};
 use carapace_core::{
-    agent::{Bind, HoldAct},
+    UserKey,
+    agent::{Bind, BindAct},
     agentd::BindRequest,
+    allowance::Allowance,
     claim::{Reading, read},
-    ports::{Agentd, BindTrouble, Claims, Clock, Ledger, ModelKeyTrouble, ModelKeys, Trouble},
+    ports::{
+        Agentd, BindTrouble, Claims, Clock, Ledger, ModelKeyTrouble, ModelKeys, ModelUsers, Trouble,
+    },
 };
 use lambda_runtime::Diagnostic;
 use serde_json::Value;
 use tracing::Instrument;
 
 use crate::{
-    fault::{self, BIND_AGENTD, BIND_KEY, Moment},
-    ledger::settle,
+    fault::{self, BIND_AGENTD, BIND_KEY, BIND_REVOKE, Moment},
     log,
     wire::{self, Bound, Claimed},
 };
+
+const TAKEN_OVER: &str = "another attempt has taken over, or this one was released";
 
 /// The step.
 pub struct BindSandbox<L, C, M, A, K> {
@@ -32,6 +37,9 @@ pub struct BindSandbox<L, C, M, A, K> {
     pub agentd: A,
     /// The clock.
     pub clock: K,
+    /// What a user may spend for whom nothing is settled, because they have not signed in since there
+    /// were allowances.
+    pub default_allowance: Allowance,
 }
 
 /// Why the sandbox was not bound.
@@ -102,7 +110,7 @@ impl<L, C, M, A, K> BindSandbox<L, C, M, A, K>
 where
     L: Ledger,
     C: Claims,
-    M: ModelKeys,
+    M: ModelKeys + ModelUsers,
     A: Agentd,
     K: Clock,
 {
@@ -122,12 +130,10 @@ where
             uid: claimed.claim_uid.clone(),
         };
         let lost = |why| Err(BindError::ClaimLost(claimed.claim.clone(), why));
-        match settle(&self.ledger, &self.clock, user, &bind, BIND_KEY).await? {
-            HoldAct::Proceed => {}
-            HoldAct::Lost => {
-                return lost("another attempt has taken over, or this one was released");
-            }
-        }
+        let allowance = match self.may_bind(user, &bind).await? {
+            BindAct::Proceed(allowance) => allowance.unwrap_or(self.default_allowance),
+            BindAct::Lost => return lost(TAKEN_OVER),
+        };
         // An address is only as good as the moment it was read: pods come and go, and the next one
         // to have this address must not be sent somebody's key.
         let Some(address) = self.present_address(&claimed).await? else {
@@ -135,8 +141,16 @@ where
         };
 
         fault::point(user, BIND_KEY, Moment::Before);
-        let model_key = self.model_keys.issue(user, &claimed.claim_uid).await?;
+        let model_key = self
+            .model_keys
+            .issue(user, &claimed.claim_uid, &allowance)
+            .await?;
         fault::point(user, BIND_KEY, Moment::After);
+        // Whoever retires the agent deletes the claim and then all keys of its user. If that was
+        // between the look at the claim and now, there is a key again.
+        if self.may_bind(user, &bind).await? == BindAct::Lost {
+            return lost(TAKEN_OVER);
+        }
 
         let request = BindRequest {
             user_key: user.clone(),
@@ -154,6 +168,22 @@ where
             claimed,
             bound: true,
         })
+    }
+
+    /// Whether the claim still is the agent's. If it has none any more because its user is one no
+    /// more, they have no key either when this returns.
+    async fn may_bind(&self, user: &UserKey, bind: &Bind) -> Result<BindAct, BindError> {
+        let act = settle(&self.ledger, &self.clock, user, bind, |_| {}).await?;
+        if act == BindAct::Lost {
+            let known = self.ledger.load(user, &bind.event).await?;
+            if known.agent.state.is_over() {
+                tracing::warn!("the agent was retired meanwhile: its user's keys are deleted");
+                fault::point(user, BIND_REVOKE, Moment::Before);
+                self.model_keys.remove(user).await?;
+                fault::point(user, BIND_REVOKE, Moment::After);
+            }
+        }
+        Ok(act)
     }
 
     /// Where the sandbox answers now. `None`: the claim holds another one, or none.

@@ -2,9 +2,9 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use carapace_control_plane::named;
+use carapace_control_plane::{named, settle::settle};
 use carapace_core::{
-    ClaimName, EventId, PoolName, SandboxName,
+    ClaimName, EventId, PoolName, SandboxName, UserKey,
     agent::{Assign, Assigned, Held, HoldAct, Request, RequestAct},
     claim::{ClaimView, Reading, WantedClaim, read},
     event::{EventRejected, SandboxRequested},
@@ -17,7 +17,6 @@ use tracing::Instrument;
 
 use crate::{
     fault::{self, CLAIM_APPLY, CLAIM_BOUND_RECORD, CLAIM_RECORD, Moment},
-    ledger::settle,
     log,
     wire::{self, ClaimPayload, Claimed},
 };
@@ -90,6 +89,12 @@ pub enum ClaimError {
         /// The claim.
         claim: ClaimName,
     },
+    /// The agent's user was deleted or disabled.
+    #[error("the agent is retired: its user {user} was removed, and has not signed in since")]
+    AgentRetired {
+        /// The user.
+        user: UserKey,
+    },
     /// Something that this depends on is not there at the moment.
     #[error("{0}")]
     Unavailable(String),
@@ -100,7 +105,7 @@ pub enum ClaimError {
 
 named!(ClaimError:
     EventRejected, AlreadyAnswered, AnnouncementPending, NotReadyYet, ReadyDeadlineExceeded,
-    PoolNotFound, ClaimRejected, ClaimLost, Unavailable, Refused,
+    PoolNotFound, ClaimRejected, ClaimLost, AgentRetired, Unavailable, Refused,
 );
 
 impl From<Trouble> for ClaimError {
@@ -200,7 +205,15 @@ impl<L: Ledger, C: Claims, K: Clock> Attempt<'_, L, C, K> {
             };
             let step = self.step;
             let user = &self.requested.user_key;
-            match settle(&step.ledger, &step.clock, user, &request, CLAIM_RECORD).await? {
+            match settle(
+                &step.ledger,
+                &step.clock,
+                user,
+                &request,
+                fault::at(user, CLAIM_RECORD),
+            )
+            .await?
+            {
                 RequestAct::Answered => {
                     return Err(ClaimError::AlreadyAnswered {
                         event: event.clone(),
@@ -210,6 +223,9 @@ impl<L: Ledger, C: Claims, K: Clock> Attempt<'_, L, C, K> {
                     return Err(ClaimError::AnnouncementPending {
                         event: event.clone(),
                     });
+                }
+                RequestAct::Retired => {
+                    return Err(ClaimError::AgentRetired { user: user.clone() });
                 }
                 RequestAct::Wait { owner } => {
                     let reason = format!("the event {owner} is at work for the same user");
@@ -274,7 +290,15 @@ impl<L: Ledger, C: Claims, K: Clock> Attempt<'_, L, C, K> {
             assigned: assigned.clone(),
         };
         let step = self.step;
-        match settle(&step.ledger, &step.clock, user, &assign, CLAIM_BOUND_RECORD).await? {
+        match settle(
+            &step.ledger,
+            &step.clock,
+            user,
+            &assign,
+            fault::at(user, CLAIM_BOUND_RECORD),
+        )
+        .await?
+        {
             HoldAct::Proceed => Ok(Some(self.claimed(assigned, address, pool))),
             HoldAct::Lost => Err(ClaimError::ClaimLost { claim: name }),
         }

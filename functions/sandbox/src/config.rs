@@ -15,9 +15,11 @@ use carapace_control_plane::{
     table::AgentTable,
     time::SystemClock,
 };
-use carapace_core::PoolName;
+use carapace_core::{PoolName, allowance::Allowance};
 
-use crate::{announce::AnnounceOutcome, bind::BindSandbox, claim::ClaimSandbox};
+use crate::{
+    announce::AnnounceOutcome, bind::BindSandbox, claim::ClaimSandbox, retire::RetireSandbox,
+};
 
 /// `sandbox-claim`, as it is deployed.
 pub type SandboxClaim = ClaimSandbox<AgentTable, ClaimApi, SystemClock>;
@@ -25,6 +27,8 @@ pub type SandboxClaim = ClaimSandbox<AgentTable, ClaimApi, SystemClock>;
 pub type SandboxBind = BindSandbox<AgentTable, ClaimApi, ModelGateway, AgentdClient, SystemClock>;
 /// `sandbox-announce`, as it is deployed.
 pub type SandboxAnnounce = AnnounceOutcome<AgentTable, EventBus, SystemClock>;
+/// `sandbox-retire`, as it is deployed.
+pub type SandboxRetire = RetireSandbox<AgentTable, ClaimApi, ModelGateway, SystemClock>;
 
 /// `sandbox-claim` from `TABLE_NAME`, `WARM_POOL` and the cluster's variables.
 pub fn sandbox_claim() -> Result<SandboxClaim, Misconfigured> {
@@ -43,7 +47,7 @@ pub fn sandbox_claim() -> Result<SandboxClaim, Misconfigured> {
 }
 
 /// `sandbox-bind` from `TABLE_NAME`, `SIGNING_KEY_ID`, `MODEL_GATEWAY_URL`,
-/// `MODEL_GATEWAY_SECRET_ARN` and the cluster's variables.
+/// `MODEL_GATEWAY_SECRET_ARN`, `ALLOWANCE` and the cluster's variables.
 pub fn sandbox_bind() -> Result<SandboxBind, Misconfigured> {
     let aws = Arc::new(Aws::default());
     from_process(|environment| {
@@ -52,6 +56,7 @@ pub fn sandbox_bind() -> Result<SandboxBind, Misconfigured> {
         let key = environment.required::<SigningKeyId>("SIGNING_KEY_ID");
         let gateway = environment.required::<GatewayUrl>("MODEL_GATEWAY_URL");
         let secret = environment.required("MODEL_GATEWAY_SECRET_ARN");
+        let allowance = environment.required::<Allowance>("ALLOWANCE");
         let secret = MasterKeySecret::new(Arc::clone(&aws), secret?);
         Some(BindSandbox {
             ledger: AgentTable::new(Arc::clone(&aws), table?),
@@ -59,6 +64,7 @@ pub fn sandbox_bind() -> Result<SandboxBind, Misconfigured> {
             model_keys: ModelGateway::new(gateway?, secret),
             agentd: AgentdClient::new(TokenSigner::new(Arc::clone(&aws), key?)),
             clock: SystemClock,
+            default_allowance: allowance?,
         })
     })
 }
@@ -72,6 +78,25 @@ pub fn sandbox_announce() -> Result<SandboxAnnounce, Misconfigured> {
         Some(AnnounceOutcome {
             ledger: AgentTable::new(Arc::clone(&aws), table?),
             bus: EventBus::new(Arc::clone(&aws), bus?),
+            clock: SystemClock,
+        })
+    })
+}
+
+/// `sandbox-retire` from `TABLE_NAME`, `MODEL_GATEWAY_URL`, `MODEL_GATEWAY_SECRET_ARN` and the
+/// cluster's variables.
+pub fn sandbox_retire() -> Result<SandboxRetire, Misconfigured> {
+    let aws = Arc::new(Aws::default());
+    from_process(|environment| {
+        let table = environment.required("TABLE_NAME");
+        let claims = claims(environment, &aws);
+        let gateway = environment.required::<GatewayUrl>("MODEL_GATEWAY_URL");
+        let secret = environment.required("MODEL_GATEWAY_SECRET_ARN");
+        let secret = MasterKeySecret::new(Arc::clone(&aws), secret?);
+        Some(RetireSandbox {
+            ledger: AgentTable::new(Arc::clone(&aws), table?),
+            claims: claims?,
+            model_users: ModelGateway::new(gateway?, secret),
             clock: SystemClock,
         })
     })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use carapace_control_plane::named;
+use carapace_control_plane::{named, settle::settle};
 use carapace_core::{
     ClaimName, UserKey,
     agent::{Release, ReleaseAct},
@@ -15,7 +15,6 @@ use serde_json::Value;
 use crate::{
     claim::ClaimSandbox,
     fault::{self, Moment, RELEASE_DELETE, RELEASE_RECORD},
-    ledger::settle,
     log,
     wire::Released,
 };
@@ -66,7 +65,15 @@ impl<L: Ledger, C: Claims, K: Clock> ClaimSandbox<L, C, K> {
         let release = Release {
             event: requested.id.clone(),
         };
-        match settle(&self.ledger, &self.clock, user, &release, RELEASE_RECORD).await? {
+        match settle(
+            &self.ledger,
+            &self.clock,
+            user,
+            &release,
+            fault::at(user, RELEASE_RECORD),
+        )
+        .await?
+        {
             ReleaseAct::Nothing => return Ok(Released { released: false }),
             ReleaseAct::Delete => {}
         }

@@ -3,4 +3,5 @@
 mod asl;
 mod machine;
 mod stories;
+mod users;
 mod world;

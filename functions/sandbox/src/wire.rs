@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 pub use carapace_control_plane::lambda::INPUT_REJECTED;
 pub(crate) use carapace_control_plane::lambda::{read_payload as read, write_answer as write};
+use carapace_control_plane::removal::RemovalOrder;
 use carapace_core::{ClaimName, ClaimUid, CorrelationId, EventId, PoolName, SandboxName, UserKey};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -49,10 +50,18 @@ pub struct Claimed {
     pub pool: PoolName,
 }
 
-/// The answer to a release.
+/// What `sandbox-retire` takes.
+#[derive(Debug, Deserialize)]
+pub struct RetirePayload {
+    /// Whose sandbox is to go, and by which event.
+    pub removal: RemovalOrder,
+}
+
+/// The answer to a release, and of `sandbox-retire`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Released {
-    /// Whether this event had a claim, which is gone now.
+    /// To a release: whether this event had a claim, which is gone now. To a retirement: whether the
+    /// agent is being retired, and has neither sandbox nor keys now.
     pub released: bool,
 }
 
@@ -80,6 +89,11 @@ pub enum AnnouncePayload {
         reason: String,
         /// The error's `Cause`, as Step Functions has it.
         message: String,
+    },
+    /// Its user is one no more, and has nothing any more.
+    Retired {
+        /// Whose it was, and by which event.
+        removal: RemovalOrder,
     },
     /// Whatever was recorded, but may not have been put on the bus.
     Recorded {

@@ -285,7 +285,10 @@ impl Asked {
     }
 }
 
-/// Who issued the assertion, where Cognito says so: in `identities`, a list in JSON, as text.
+/// Who issued the assertion, where Cognito says so: in `identities`, a list in JSON, as text. It is an
+/// attribute of the account, and so not there before there is one; then it names the issuer of SAML
+/// alone. It is held against the policy nonetheless, in case Cognito says more one day. That an issuer
+/// is the policy's is seen to where the provider is added to the pool: `cdk/lib/identity/providers.ts`.
 fn issuer_of(
     attributes: &HashMap<String, String>,
     provider: Option<&str>,

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use carapace_core::{
-    EventId, UserKey,
+    EventId, Sub, UserKey,
     event::{UserSignedIn, VERSION},
     identity::SignIns,
     ports::Clock,
@@ -45,7 +45,7 @@ impl<S: SignIns, C: Clock, M: Fn(&Value)> PreToken<S, C, M> {
     /// Answers one event: itself, with the claim. An event that nothing can be made of is answered
     /// as it came.
     pub async fn handle(&self, mut event: Value, request_id: &str) -> Value {
-        let Some(user) = user_of(&event) else {
+        let Some((user, sub)) = user_of(&event) else {
             tracing::error!("the event names no user: tokens are made without the claim");
             self.count("TokensWithoutUserKey");
             return event;
@@ -55,12 +55,17 @@ impl<S: SignIns, C: Clock, M: Fn(&Value)> PreToken<S, C, M> {
             .as_str()
             .is_some_and(|trigger| SIGN_INS.contains(&trigger))
         {
-            self.announce(user, request_id).await;
+            self.announce(user, &sub, request_id).await;
         }
         event
     }
 
-    async fn announce(&self, user_key: UserKey, request_id: &str) {
+    async fn announce(&self, user_key: UserKey, sub: &str, request_id: &str) {
+        let Ok(sub) = Sub::parse(sub) else {
+            tracing::error!(%user_key, "the user pool gives the account a sub that is none");
+            self.count("SignInSignalsLost");
+            return;
+        };
         let Ok(id) = EventId::parse(format!("sign-in.{request_id}")) else {
             tracing::error!("the invocation has no id that an event could have");
             self.count("SignInSignalsLost");
@@ -71,6 +76,7 @@ impl<S: SignIns, C: Clock, M: Fn(&Value)> PreToken<S, C, M> {
             id,
             at: self.clock.now(),
             user_key,
+            sub,
             correlation_id: None,
         };
         let user_key = &sign_in.user_key;
@@ -102,13 +108,15 @@ impl<S: SignIns, C: Clock, M: Fn(&Value)> PreToken<S, C, M> {
     }
 }
 
-fn user_of(event: &Value) -> Option<UserKey> {
+/// The user, and what the user pool calls them.
+fn user_of(event: &Value) -> Option<(UserKey, String)> {
     let text = |pointer: &str| {
         let text = event.pointer(pointer)?.as_str()?;
         (!text.is_empty()).then_some(text)
     };
     let sub = text("/request/userAttributes/sub")?;
-    Some(UserKey::derive(text("/userPoolId")?, sub))
+    let user = UserKey::derive(text("/userPoolId")?, sub);
+    Some((user, sub.to_owned()))
 }
 
 /// Adds the claim beside whatever the answer says already. Version 2 of the event knows scopes and

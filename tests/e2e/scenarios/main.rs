@@ -12,6 +12,7 @@ mod death;
 mod faults;
 mod isolation;
 mod permissions;
+mod removal;
 mod sign_up;
 mod turns;
 mod webhook;
@@ -68,6 +69,7 @@ fn alone(world: Option<&World>) -> Vec<Trial> {
 fn trials(world: Option<&World>) -> Vec<Trial> {
     let plain = [
         sign_up::ALL,
+        removal::ALL,
         create::ALL,
         turns::ALL,
         webhook::ALL,
@@ -81,6 +83,7 @@ fn trials(world: Option<&World>) -> Vec<Trial> {
         .map(|(name, scenario)| trial(name, scenario, world))
         .chain(faults::all(world))
         .chain(conversation_faults::all(world))
+        .chain(removal::all(world))
         .collect()
 }
 

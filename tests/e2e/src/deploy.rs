@@ -3,28 +3,42 @@
 //!
 //! Three values connect the halves: the public key that agentd trusts, the model gateway's master
 //! key, and what Slack and its app share. An operator on AWS carries them over as `cdk/README.md`
-//! says; here this module does.
+//! says; here this module does. What need not come from the one half is made before either
+//! ([`Shared`]), so that the slow parts of the cluster start while CloudFormation still works; the
+//! key comes last ([`connect`]).
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use carapace_core::UserKey;
 use carapace_local::{NodeKind, Stack, StackInfo};
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use serde_json::{Value, json};
 
 use crate::aws;
-use crate::cluster::AGENTS;
+use crate::cluster::{AGENTS, Cluster};
 use crate::eventually;
+use crate::identity;
 use crate::platform::{OUTPUTS_FILE, Platform};
 
 /// The real OpenClaw takes 20 s on an idle machine, its image's import not counted; on a busy one
 /// many times that.
 pub const POOL_FILLS_WITHIN: Duration = Duration::from_secs(300);
+
+/// The kubelet looks at a pod's `ConfigMap`s once a second here.
+const TRUSTED_WITHIN: Duration = Duration::from_secs(60);
+
+/// The CDK CLI's output directory, in the stack's.
+const CDK_OUT: &str = "cdk.out";
+
+/// The warm pools in the API.
+const POOLS: &str = "/apis/extensions.agents.x-k8s.io/v1beta1/namespaces/agents/sandboxwarmpools";
 
 /// The scripted agent, and the pool of it where the users' agents are another.
 pub const SCRIPTED: &str = "scripted";
@@ -59,6 +73,7 @@ pub fn bootstrap(stack: &Stack, sources: &Sources<'_>) -> Result<()> {
 
 /// `cdk deploy --all`: network, cluster, control plane, identity.
 pub fn deploy(stack: &Stack, sources: &Sources<'_>) -> Result<()> {
+    identity::store_provider_secrets(stack.info())?;
     let outputs = stack.info().state_dir.join(OUTPUTS_FILE);
     let outputs = outputs
         .to_str()
@@ -77,34 +92,57 @@ pub fn deploy(stack: &Stack, sources: &Sources<'_>) -> Result<()> {
             "--outputs-file",
             outputs,
         ],
-    )
+    )?;
+    forget_old_zips(&stack.info().state_dir.join(CDK_OUT))
 }
 
-/// The charts, installed by Helm from the same files as on AWS.
-pub fn install_charts(platform: &Platform, sources: &Sources<'_>) -> Result<()> {
-    let jwks = jwks(platform)?;
-    let jwks_file = platform.info.state_dir.join("jwks.json");
-    std::fs::write(&jwks_file, jwks.to_string())?;
-    let secret = platform.aws.call(
-        aws::SECRETS,
-        "GetSecretValue",
-        &json!({ "SecretId": platform.control_plane("ModelGatewaySecretArn")? }),
-    )?;
-    let secret: Value = serde_json::from_str(&aws::string(&secret, "/SecretString")?)?;
-    platform.cluster.apply(
+/// The secrets that both halves have to agree on.
+pub struct Shared {
+    master_key: String,
+    bot_token: String,
+    signing_secret: String,
+}
+
+impl Shared {
+    /// New ones.
+    pub fn generate() -> Result<Self> {
+        Ok(Self {
+            master_key: random()?,
+            bot_token: format!("xoxb-0-0-{}", random()?),
+            signing_secret: random()?,
+        })
+    }
+}
+
+/// Everything in the cluster that can do without the other half, installed by Helm from the same
+/// files as on AWS: the model gateway, Slack, and agents that take a while to start. Until
+/// [`connect`], those trust nobody.
+pub fn install_charts(stack: &Stack, sources: &Sources<'_>, shared: &Shared) -> Result<()> {
+    let values = sources.root.join("tests/local/values");
+    // First what takes longest.
+    if sources.agent != SCRIPTED {
+        install_agents(stack, sources, &[])?;
+    }
+    let cluster = Cluster::new(Stack::attach(&stack.info().state_dir)?);
+    cluster.apply(
         &json!({
             "apiVersion": "v1", "kind": "List", "items": [
                 { "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "model-gateway" } },
                 {
                     "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
                     "metadata": { "name": "litellm-master-key", "namespace": "model-gateway" },
-                    "stringData": { "master-key": format!("sk-{}", aws::string(&secret, "/master_key")?) },
+                    "stringData": { "master-key": format!("sk-{}", shared.master_key) },
+                },
+                { "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "slack" } },
+                {
+                    "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+                    "metadata": { "name": "slack-bot-token", "namespace": "slack" },
+                    "stringData": { "bot-token": shared.bot_token },
                 },
             ],
         })
         .to_string(),
     )?;
-    let values = sources.root.join("tests/local/values");
     let mut gateway = vec![values.join("model-gateway.yaml")];
     let mut extra = Vec::new();
     let config = sources
@@ -116,35 +154,66 @@ pub fn install_charts(platform: &Platform, sources: &Sources<'_>) -> Result<()> 
         extra = vec!["--set-file", config.as_str()];
     }
     helm(
-        platform,
+        stack,
         "model-gateway",
         &sources.root.join("tests/stand-ins/chart"),
         &gateway,
         &extra,
     )?;
-    share_with_slack(platform)?;
     helm(
-        platform,
+        stack,
         "slack",
         &sources.root.join("tests/stand-ins/slack-chart"),
         &[values.join("slack.yaml")],
         &[],
-    )?;
-    let set = format!("controlPlane.jwks={}", jwks_file.display());
+    )
+}
+
+/// Tells each half what it has to know of the other: Secrets Manager the gateway's key and Slack's
+/// secrets, the agents the key that signs the control plane's calls.
+pub fn connect(platform: &Platform, sources: &Sources<'_>, shared: &Shared) -> Result<()> {
+    for (output, secret) in [
+        (
+            "ModelGatewaySecretArn",
+            json!({ "master_key": shared.master_key }),
+        ),
+        (
+            "SlackBotTokenSecretArn",
+            json!({ "bot_token": shared.bot_token }),
+        ),
+        (
+            "SlackSigningSecretArn",
+            json!({ "signing_secret": shared.signing_secret }),
+        ),
+    ] {
+        let input = json!({
+            "SecretId": platform.control_plane(output)?, "SecretString": secret.to_string(),
+        });
+        platform.aws.call(aws::SECRETS, "PutSecretValue", &input)?;
+    }
+    let jwks = platform.info.state_dir.join("jwks.json");
+    fs::write(&jwks, self::jwks(platform)?.to_string())
+        .with_context(|| format!("writing {}", jwks.display()))?;
+    let set = format!("controlPlane.jwks={}", jwks.display());
+    install_agents(platform.cluster.stack(), sources, &["--set-file", &set])?;
+    if sources.agent != SCRIPTED {
+        add_scripted_pool(platform, sources)?;
+    }
+    Ok(())
+}
+
+fn install_agents(stack: &Stack, sources: &Sources<'_>, extra: &[&str]) -> Result<()> {
+    let values = sources.root.join("tests/local/values");
     helm(
-        platform,
+        stack,
         "agents",
         &sources.root.join("cluster/charts/agents"),
         &[
             values.join("agents.yaml"),
             values.join(format!("agents-{}.yaml", sources.agent)),
         ],
-        &["--set-file", &set],
-    )?;
-    if sources.agent != SCRIPTED {
-        add_scripted_pool(platform, sources)?;
-    }
-    Ok(())
+        extra,
+    )
 }
 
 /// A second pool, beside the one that users' agents come from. What has nothing to do with the agent
@@ -179,18 +248,13 @@ fn add_scripted_pool(platform: &Platform, sources: &Sources<'_>) -> Result<()> {
 
 /// Waits until the model gateway answers, LiteLLM in it included: no sandbox is bound without it.
 pub fn await_model_gateway(platform: &Platform) -> Result<()> {
+    // Not `kubectl` again and again: it would take a processor from what is waited for.
+    let proxy = platform.cluster.proxy()?;
     let ready = eventually(
         "the model gateway is ready",
         POOL_FILLS_WITHIN,
-        || {
-            platform
-                .cluster
-                .get("deployment", "model-gateway", "litellm")
-        },
-        |deployment| {
-            let ready = deployment.as_ref().map(|it| &it["status"]["readyReplicas"]);
-            ready.is_some_and(|ready| ready.as_u64().unwrap_or(0) > 0)
-        },
+        || proxy.get("/apis/apps/v1/namespaces/model-gateway/deployments/litellm"),
+        |deployment| deployment["status"]["readyReplicas"].as_u64() > Some(0),
     );
     // That it is not ready says nothing of why, and the stack is about to be taken down.
     ready.map(drop).map_err(|error| {
@@ -210,47 +274,38 @@ pub fn await_model_gateway(platform: &Platform) -> Result<()> {
 
 /// Waits until this pool holds as many warm sandboxes as it should.
 pub fn await_warm_pool(platform: &Platform, pool: &str) -> Result<()> {
+    let proxy = platform.cluster.proxy()?;
     eventually(
         &format!("the warm pool {pool} is filled"),
         POOL_FILLS_WITHIN,
-        || platform.cluster.get("sandboxwarmpool", AGENTS, pool),
+        || proxy.get(&format!("{POOLS}/{pool}")),
         |pool| {
-            pool.as_ref().is_some_and(|pool| {
-                pool["status"]["readyReplicas"].is_u64()
-                    && pool["status"]["readyReplicas"] == pool["spec"]["replicas"]
-            })
+            pool["status"]["readyReplicas"].is_u64()
+                && pool["status"]["readyReplicas"] == pool["spec"]["replicas"]
         },
     )?;
     Ok(())
 }
 
-/// What an operator copies from the Slack app's page: its bot's token and its signing secret.
-fn share_with_slack(platform: &Platform) -> Result<()> {
-    let bot_token = format!("xoxb-0-0-{}", random()?);
-    let put = |output: &str, secret: Value| {
-        let input = json!({
-            "SecretId": platform.control_plane(output)?, "SecretString": secret.to_string(),
-        });
-        platform.aws.call(aws::SECRETS, "PutSecretValue", &input)
-    };
-    put("SlackBotTokenSecretArn", json!({ "bot_token": bot_token }))?;
-    put(
-        "SlackSigningSecretArn",
-        json!({ "signing_secret": random()? }),
+/// Waits until this sandbox takes the control plane's word. One that started before [`connect`] learns
+/// of the key from the kubelet, which brings a changed `ConfigMap` within seconds. Must be called
+/// inside the stack's network.
+pub fn await_trust(platform: &Platform, sandbox: &str) -> Result<()> {
+    let nobody = UserKey::derive("nobody", sandbox);
+    let pod = platform.cluster.get("pod", AGENTS, sandbox)?;
+    let address = pod.as_ref().and_then(|pod| pod["status"]["podIP"].as_str());
+    let address = address.with_context(|| format!("the sandbox {sandbox} has no address"))?;
+    eventually(
+        &format!("the sandbox {sandbox} knows the control plane's key"),
+        TRUSTED_WITHIN,
+        || {
+            let token = platform.agentd_token(sandbox, &nobody)?;
+            platform.agentd(address, Some(&token), "GET", "/v1/status", None)
+        },
+        // It has no user yet, and says so to whom it trusts.
+        |(status, _)| *status != 401,
     )?;
-    platform.cluster.apply(
-        &json!({
-            "apiVersion": "v1", "kind": "List", "items": [
-                { "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "slack" } },
-                {
-                    "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-                    "metadata": { "name": "slack-bot-token", "namespace": "slack" },
-                    "stringData": { "bot-token": bot_token },
-                },
-            ],
-        })
-        .to_string(),
-    )
+    Ok(())
 }
 
 /// 128 bits, as Slack's own secrets have.
@@ -283,13 +338,13 @@ fn jwks(platform: &Platform) -> Result<Value> {
 }
 
 fn helm(
-    platform: &Platform,
+    stack: &Stack,
     release: &str,
     chart: &Path,
     values: &[PathBuf],
     extra: &[&str],
 ) -> Result<()> {
-    let mut command = platform.cluster.stack().command("helm");
+    let mut command = stack.command("helm");
     command
         .args(["upgrade", "--install", release])
         .arg(chart)
@@ -299,28 +354,16 @@ fn helm(
                 .flat_map(|file| [OsStr::new("--values"), file.as_os_str()]),
         )
         .args(["--namespace", release, "--create-namespace"])
-        .args(extra)
-        .env(
-            "HELM_CACHE_HOME",
-            platform.info.state_dir.join("helm/cache"),
-        )
-        .env(
-            "HELM_CONFIG_HOME",
-            platform.info.state_dir.join("helm/config"),
-        )
-        .env("HELM_DATA_HOME", platform.info.state_dir.join("helm/data"));
-    run_logged(command, &platform.info, &format!("helm-{release}"))
+        .args(extra);
+    run_logged(command, stack.info(), &format!("helm-{release}"))
 }
 
 /// The CDK app and CLI exactly as for AWS; only the endpoint is another, and the stage.
 fn cdk(stack: &Stack, sources: &Sources<'_>, log: &str, args: &[&str]) -> Result<()> {
     let directory = sources.root.join("cdk");
     let info = stack.info();
-    let output = info.state_dir.join("cdk.out");
-    // Every version of a function that was ever deployed from here would stay in it.
-    if output.exists() {
-        fs::remove_dir_all(&output).with_context(|| format!("clearing {}", output.display()))?;
-    }
+    let output = info.state_dir.join(CDK_OUT);
+    clear(&output).with_context(|| format!("clearing {}", output.display()))?;
     let mut command = stack.command(directory.join("node_modules/.bin/cdk"));
     command
         .args(args)
@@ -338,8 +381,10 @@ fn cdk(stack: &Stack, sources: &Sources<'_>, log: &str, args: &[&str]) -> Result
     for value in [
         format!("account={}", info.account),
         format!("region={}", info.region),
-        "allowedEmailDomains=example.com".to_owned(),
-        "signUpPolicy=sign-up-policy.json".to_owned(),
+        // The policy's own domains.
+        "allowedEmailDomains=".to_owned(),
+        "signUpPolicy=../tests/local/values/sign-up-policy.json".to_owned(),
+        "federatedSignIn=true".to_owned(),
     ] {
         command.arg("-c").arg(value);
     }
@@ -359,6 +404,55 @@ fn cdk(stack: &Stack, sources: &Sources<'_>, log: &str, args: &[&str]) -> Result
             .arg(format!("faultDir={}", faults.display()));
     }
     run_logged(command, info, log)
+}
+
+/// Where the CLI keeps the functions' zip files, below its output directory.
+const ZIPS: &str = ".cache";
+
+/// Empties the CLI's output directory: every version of a function that was ever deployed from here
+/// would stay in it. The zip files are kept, since each bears the hash of its content, and to make them
+/// takes longer than all else of a deployment: see [`forget_old_zips`].
+fn clear(output: &Path) -> io::Result<()> {
+    let entries = match output.read_dir() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name() == ZIPS {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the zip files that belong to nothing in the output directory.
+fn forget_old_zips(output: &Path) -> Result<()> {
+    let mut current = BTreeSet::new();
+    for entry in output.read_dir()? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with(".assets.json") {
+            let assets: Value = serde_json::from_slice(&fs::read(&path)?)
+                .with_context(|| format!("reading {}", path.display()))?;
+            let files = assets["files"].as_object().into_iter().flatten();
+            current.extend(files.map(|(hash, _)| format!("{hash}.zip")));
+        }
+    }
+    let Ok(zips) = output.join(ZIPS).read_dir() else {
+        return Ok(());
+    };
+    for zip in zips {
+        let zip = zip?;
+        if !current.contains(&*zip.file_name().to_string_lossy()) {
+            fs::remove_file(zip.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs a command with its output in a log of its own; a failure shows the end of it.
@@ -382,4 +476,37 @@ fn run_logged(mut command: Command, info: &StackInfo, name: &str) -> Result<()> 
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zip_files_outlive_a_deployment_as_long_as_they_are_used() {
+        let name = format!("carapace-zips-{}", ulid::Ulid::generate());
+        let output = std::env::temp_dir().join(name);
+        clear(&output).unwrap();
+        fs::create_dir_all(output.join(ZIPS)).unwrap();
+        fs::create_dir(output.join("asset.1")).unwrap();
+        fs::write(output.join("Stack.template.json"), "{}").unwrap();
+        for zip in ["1.zip", "2.zip", "1.zip.abc._tmp"] {
+            fs::write(output.join(ZIPS).join(zip), "").unwrap();
+        }
+        let names = |directory: &Path| {
+            let entries = directory.read_dir().unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        clear(&output).unwrap();
+        assert_eq!(names(&output), [ZIPS]);
+        assert_eq!(names(&output.join(ZIPS)).len(), 3);
+
+        let assets = json!({ "files": { "1": {}, "template": {} } });
+        fs::write(output.join("Stack.assets.json"), assets.to_string()).unwrap();
+        forget_old_zips(&output).unwrap();
+        assert_eq!(names(&output.join(ZIPS)), ["1.zip"]);
+        fs::remove_dir_all(&output).unwrap();
+    }
 }

@@ -21,6 +21,7 @@ pub fn eventually<T: Debug>(
 ) -> Result<T> {
     let started = Instant::now();
     loop {
+        let looking = Instant::now();
         let seen = look();
         if let Ok(value) = &seen
             && holds(value)
@@ -33,7 +34,8 @@ pub fn eventually<T: Debug>(
                 Err(error) => bail!("{what}: not within {within:?}; last error: {error:#}"),
             }
         }
-        thread::sleep(INTERVAL);
+        // To start a `kubectl` takes a processor longer than this: what is waited for needs it more.
+        thread::sleep(INTERVAL.max(looking.elapsed()));
     }
 }
 

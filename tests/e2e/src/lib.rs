@@ -14,6 +14,7 @@ pub mod execution;
 pub mod identity;
 pub mod platform;
 pub mod reach;
+pub mod removal;
 pub mod slack;
 pub mod tap;
 

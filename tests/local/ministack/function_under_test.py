@@ -28,6 +28,8 @@ def call(service, operation, arguments):
 
 
 def handle(event):
+    # A service's own event says nothing of what to do; the environment does.
+    event = {**json.loads(os.environ.get("EVENT", "{}")), **event}
     do = event.get("do")
     if do == "abort":
         os.abort()

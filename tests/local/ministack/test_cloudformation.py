@@ -18,7 +18,7 @@ class Case:
     # Properties whose change keeps the resource, and properties whose change replaces it.
     changed: dict
     replacing: dict | None
-    attribute: str
+    attribute: str | None
     others: dict = field(default_factory=dict)
 
 
@@ -45,6 +45,7 @@ CLUSTER = {
         },
     },
 }
+GIVEN = "{{resolve:secretsmanager:given:SecretString:client_secret::}}"
 IN_CLUSTER = {"ClusterName": {"Ref": "Cluster"}}
 ALARM = {
     "Type": "AWS::CloudWatch::Alarm",
@@ -60,6 +61,42 @@ ALARM = {
     },
 }
 TAGS = {"Tags": [{"Key": "k", "Value": "v"}]}
+
+LOGS = {
+    "Bucket": {"Type": "AWS::S3::Bucket"},
+    "Policy": {
+        "Type": "AWS::S3::BucketPolicy",
+        "Properties": {
+            "Bucket": {"Ref": "Bucket"},
+            "PolicyDocument": {
+                "Statement": [
+                    {
+                        "Effect": "Allow",
+                        "Principal": {"Service": "cloudtrail.amazonaws.com"},
+                        "Action": "s3:GetBucketAcl",
+                        "Resource": {"Fn::GetAtt": "Bucket.Arn"},
+                    },
+                    {
+                        "Effect": "Allow",
+                        "Principal": {"Service": "cloudtrail.amazonaws.com"},
+                        "Action": "s3:PutObject",
+                        "Resource": {"Fn::Sub": f"${{Bucket.Arn}}/AWSLogs/{ACCOUNT}/*"},
+                        "Condition": {
+                            "StringEquals": {"s3:x-amz-acl": "bucket-owner-full-control"}
+                        },
+                    },
+                    {
+                        "Effect": "Deny",
+                        "Principal": "*",
+                        "Action": "s3:*",
+                        "Resource": {"Fn::Sub": "${Bucket.Arn}/*"},
+                        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+                    },
+                ]
+            },
+        },
+    },
+}
 
 CASES = [
     Case("AWS::EC2::EIP", {"Domain": "vpc"}, TAGS, None, "AllocationId"),
@@ -124,6 +161,25 @@ CASES = [
         CLUSTER,
     ),
     Case(
+        "AWS::CloudTrail::Trail",
+        {"S3BucketName": {"Ref": "Bucket"}, "IsLogging": True, "EnableLogFileValidation": True,
+         "EventSelectors": [{"IncludeManagementEvents": True, "ReadWriteType": "WriteOnly"}]},
+        {"IsMultiRegionTrail": True},
+        {"TrailName": "renamed"},
+        "Arn",
+        LOGS,
+    ),
+    Case(
+        "AWS::Cognito::UserPoolIdentityProvider",
+        {"UserPoolId": {"Ref": "Pool"}, "ProviderName": "Corp", "ProviderType": "OIDC",
+         "ProviderDetails": {"oidc_issuer": "https://corp.example", "client_secret": GIVEN},
+         "AttributeMapping": {"email": "email"}},
+        {"AttributeMapping": {"email": "mail"}},
+        {"ProviderName": "Other"},
+        None,
+        {"Pool": {"Type": "AWS::Cognito::UserPool", "Properties": {}}},
+    ),
+    Case(
         "AWS::Events::Archive",
         {"SourceArn": {"Fn::GetAtt": "Bus.Arn"}, "EventPattern": {"source": ["a"]}},
         {"RetentionDays": 30},
@@ -167,13 +223,14 @@ class Deployment:
 
     def deploy(self, resource, properties, attribute=None, update=False):
         """(physical id, attribute) of the resource once the stack has settled."""
-        # A composite alarm names its children in a sentence, where no reference orders them.
-        child = {"DependsOn": "Child"} if "Child" in self.others else {}
+        # A composite alarm names its children in a sentence, where no reference orders them, and a
+        # trail does not name its bucket's policy at all.
+        before = [name for name in ("Child", "Policy") if name in self.others]
         value = {"Fn::GetAtt": ["It", attribute]} if attribute else {"Ref": "It"}
         template = {
             "Resources": {
                 **self.others,
-                "It": {"Type": resource, "Properties": properties, **child},
+                "It": {"Type": resource, "Properties": properties, "DependsOn": before},
             },
             "Outputs": {"Attribute": {"Value": value}},
         }
@@ -213,6 +270,12 @@ class Deployment:
         return stack is not None
 
 
+@pytest.fixture(scope="module", autouse=True)
+def given(aws):
+    secret = json.dumps({"client_secret": "s3cret"})
+    aws.secretsmanager.create_secret(Name="given", SecretString=secret)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.type)
 def test_a_type(case, aws):
     deployment = Deployment(aws, case.others)
@@ -234,6 +297,18 @@ def test_a_type(case, aws):
     again = Deployment(aws, case.others)
     again.deploy(case.type, case.properties, case.attribute)
     again.delete()
+
+
+def test_an_identity_provider_has_the_secret_that_its_template_refers_to(aws):
+    case = next(case for case in CASES if case.type.endswith("IdentityProvider"))
+    deployment = Deployment(aws, case.others)
+    deployment.deploy(case.type, case.properties)
+    pool = aws.cloudformation.describe_stack_resource(
+        StackName=deployment.name, LogicalResourceId="Pool"
+    )["StackResourceDetail"]["PhysicalResourceId"]
+    found = aws.cognito_idp.describe_identity_provider(UserPoolId=pool, ProviderName="Corp")
+    assert found["IdentityProvider"]["ProviderDetails"]["client_secret"] == "s3cret"
+    deployment.delete()
 
 
 def test_an_access_entry_brings_its_policies_and_its_groups(aws):
@@ -314,3 +389,34 @@ def test_cdk_s_own_custom_resources_do_their_work(aws):
     deployment.deploy("Custom::S3AutoDeleteObjects", properties)
     deployment.delete()
     aws.s3.delete_bucket(Bucket=bucket)
+
+
+def test_a_trail_logs_what_its_template_says(aws):
+    deployment = Deployment(aws, LOGS)
+    selectors = [{"IncludeManagementEvents": True, "ReadWriteType": "WriteOnly"}]
+    properties = {"S3BucketName": {"Ref": "Bucket"}, "IsLogging": True}
+    of_type = "AWS::CloudTrail::Trail"
+    trail, trail_arn = deployment.deploy(
+        of_type, {**properties, "EventSelectors": selectors}, "Arn"
+    )
+    assert trail_arn == arn("cloudtrail", f"trail/{trail}")
+    assert aws.cloudtrail.get_trail_status(Name=trail)["IsLogging"]
+    found = aws.cloudtrail.get_event_selectors(TrailName=trail)["EventSelectors"]
+    assert found[0]["ReadWriteType"] == "WriteOnly"
+    deployment.deploy(of_type, {**properties, "IsLogging": False}, "Arn", update=True)
+    assert not aws.cloudtrail.get_trail_status(Name=trail)["IsLogging"]
+    found = aws.cloudtrail.get_event_selectors(TrailName=trail)["EventSelectors"]
+    assert found[0]["ReadWriteType"] == "All"
+    deployment.delete()
+    assert aws.cloudtrail.describe_trails()["trailList"] == []
+
+
+def test_a_trail_whose_bucket_does_not_let_it_write_is_refused(aws):
+    bucket = {"Bucket": LOGS["Bucket"]}
+    properties = {"S3BucketName": {"Ref": "Bucket"}, "IsLogging": True}
+    deployment = Deployment(aws, bucket)
+    with pytest.raises(AssertionError, match="InsufficientS3BucketPolicyException"):
+        deployment.deploy("AWS::CloudTrail::Trail", properties)
+    deployment = Deployment(aws, {})
+    with pytest.raises(AssertionError, match="S3BucketDoesNotExistException"):
+        deployment.deploy("AWS::CloudTrail::Trail", {**properties, "S3BucketName": "nowhere"})

@@ -38,6 +38,7 @@ mod progress;
 mod stack;
 mod state;
 mod supervisor;
+mod unpacked;
 
 pub use self::{
     cache::Cache,
@@ -45,4 +46,5 @@ pub use self::{
     progress::{Listener, Progress},
     stack::{Stack, StackError, UpOptions},
     supervisor::{ARGUMENT as SUPERVISE, supervisor_main},
+    unpacked::UnpackedImage,
 };

@@ -15,7 +15,7 @@ use data_encoding::HEXLOWER;
 use nix::unistd::geteuid;
 
 use crate::{
-    Cache, NodeKind, PartStatus, Progress, StackInfo,
+    Cache, NodeKind, PartStatus, Progress, StackInfo, UnpackedImage,
     build::{self, BuildError, Built, Program},
     packages::{self, PackageError},
     progress::Listener,
@@ -38,6 +38,8 @@ pub struct UpOptions {
     pub aws: bool,
     /// OCI archives to import into the real node. One must hold `carapace.local/pause:dev`.
     pub images: Vec<PathBuf>,
+    /// Images that are too large to be imported every time.
+    pub unpacked: Vec<UnpackedImage>,
     /// Where built programs are kept.
     pub cache: Cache,
 }
@@ -53,6 +55,7 @@ impl UpOptions {
             node,
             aws: true,
             images: Vec::new(),
+            unpacked: Vec::new(),
             cache: Cache::of_user(),
         }
     }
@@ -484,6 +487,7 @@ fn plan(
             .unwrap_or_default(),
         kwok_stages: built.files(Program::Kwok),
         images,
+        unpacked: options.unpacked.clone(),
     })
 }
 

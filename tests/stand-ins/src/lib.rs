@@ -12,6 +12,8 @@
 //! - [`slack`] stands in for Slack: the methods of its Web API that are used here, as strict as the
 //!   original or stricter, and a page that shows the threads. It is checked against Slack's own SDK,
 //!   in `tests/slack_contract.rs`.
+//! - [`oidc`] stands in for another organisation's identity provider, through which people sign in. It
+//!   is run by the scenario that needs one.
 //! - `pause` is the process that holds a pod's namespaces.
 //!
 //! They are libraries too, so that other crates' tests can run them in process.
@@ -19,6 +21,7 @@
 pub mod bedrock;
 mod model;
 pub mod model_gateway;
+pub mod oidc;
 pub mod probe;
 pub mod scripted_agent;
 pub mod slack;

@@ -1,10 +1,12 @@
-//! Stand-in for LiteLLM 1.106.2: its key routes and its completions, as far as they are used here.
+//! Stand-in for LiteLLM 1.106.2: its routes for keys and users and its completions, as far as they are
+//! used here.
 //!
 //! Status codes, error forms and odd habits are those of the real proxy, read from its source and
 //! seen at it: a second key of the same alias is refused, the same key again under another alias
-//! changes nothing and is answered all the same, a deleted key is still told about, a key in a query
-//! may be given as its hash. A completion follows the script in what is asked, and is paid for from the
-//! key that was used, so that `spend` tells whose key a call carried and when its budget is used up.
+//! changes nothing and is answered all the same, a deleted key is still told about unless it went with
+//! its user, a key in a query may be given as its hash. A completion follows the script in what is asked, and is paid for from the
+//! key that was used, so that `spend` tells whose key a call carried and when its budget is used up, or
+//! its user's.
 //! With the real LiteLLM behind it, only the keys are kept here, and completions go on to that one.
 //!
 //! `POST /_stand-in/script {"user_id": …, "model": "429", "times": 2}`, with the master key, makes the
@@ -14,6 +16,7 @@
 mod completions;
 mod keys;
 mod refusals;
+mod users;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -102,6 +105,11 @@ impl ModelGateway {
             .route("/key/generate", post(generate))
             .route("/key/info", get(info))
             .route("/key/delete", post(delete))
+            .route("/user/new", post(new_user))
+            .route("/user/update", post(update_user))
+            .route("/user/delete", post(delete_users))
+            .route("/user/info", get(user_and_keys))
+            .route("/v2/user/info", get(user))
             .route("/v1/chat/completions", post(complete))
             .route("/chat/completions", post(complete))
             .route("/v1/models", get(models))
@@ -162,6 +170,8 @@ pub(crate) enum Failure {
         loc: Value,
         message: &'static str,
     },
+    /// FastAPI's `HTTPException`, where the proxy leaves it as it is.
+    Detail { status: StatusCode, error: String },
 }
 
 impl Failure {
@@ -197,7 +207,7 @@ impl Failure {
                 message,
                 param: json!(param),
             },
-            validation @ Self::Validation { .. } => validation,
+            other => other,
         }
     }
 }
@@ -219,6 +229,9 @@ impl IntoResponse for Failure {
                     error["provider_specific_fields"] = json!({"error": message});
                 }
                 (status, Json(json!({ "error": error }))).into_response()
+            }
+            Self::Detail { status, error } => {
+                (status, Json(json!({ "detail": { "error": error } }))).into_response()
             }
             Self::Validation { kind, loc, message } => {
                 let detail = json!([{"type": kind, "loc": loc, "msg": message}]);
@@ -288,6 +301,62 @@ async fn delete(
     let body = management_body(request).await?;
     allowed?;
     gateway.keys().delete(&body, Timestamp::now()).map(Json)
+}
+
+async fn new_user(
+    State(gateway): State<ModelGateway>,
+    request: Request,
+) -> Result<Json<Value>, Failure> {
+    let allowed = gateway.master(request.headers(), "/user/new");
+    let body = management_body(request).await?;
+    allowed?;
+    gateway.keys().new_user(&body, Timestamp::now()).map(Json)
+}
+
+async fn update_user(
+    State(gateway): State<ModelGateway>,
+    request: Request,
+) -> Result<Json<Value>, Failure> {
+    let allowed = gateway.master(request.headers(), "/user/update");
+    let body = management_body(request).await?;
+    allowed?;
+    let mut keys = gateway.keys();
+    keys.update_user(&body, Timestamp::now()).map(Json)
+}
+
+async fn delete_users(
+    State(gateway): State<ModelGateway>,
+    request: Request,
+) -> Result<Json<Value>, Failure> {
+    let allowed = gateway.master(request.headers(), "/user/delete");
+    let body = management_body(request).await?;
+    allowed?;
+    gateway.keys().delete_users(&body).map(Json)
+}
+
+/// The real ones tell their own user without it, or with the master key everybody; here it is asked for.
+#[derive(Deserialize)]
+struct UserQuery {
+    user_id: String,
+}
+
+async fn user(
+    State(gateway): State<ModelGateway>,
+    Query(query): Query<UserQuery>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Failure> {
+    let caller = gateway.caller(&headers)?;
+    gateway.keys().user(&caller, &query.user_id).map(Json)
+}
+
+async fn user_and_keys(
+    State(gateway): State<ModelGateway>,
+    Query(query): Query<UserQuery>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Failure> {
+    let caller = gateway.caller(&headers)?;
+    let keys = gateway.keys();
+    keys.user_and_keys(&caller, &query.user_id).map(Json)
 }
 
 async fn complete(

@@ -139,6 +139,7 @@ fn key_request() -> Value {
         "key": KEY,
         "key_alias": "agent-aaaaaaaaaaaaaaaaaaaa-0b1c2d3e-0000-4000-8000-000000000000",
         "duration": "24h",
+        "allowed_routes": ["llm_api_routes", "/key/info"],
         "metadata": {"user_key": "aaaaaaaaaaaaaaaaaaaa"},
         "user_id": "aaaaaaaaaaaaaaaaaaaa",
     })
@@ -186,6 +187,77 @@ async fn the_life_of_a_key_fits_the_real_api() {
         .await;
 }
 
+fn user_request() -> Value {
+    json!({
+        "user_id": "aaaaaaaaaaaaaaaaaaaa",
+        "user_role": "internal_user_viewer",
+        "auto_create_key": false,
+        "max_budget": 20.0,
+        "budget_duration": "30d",
+        "tpm_limit": 200_000,
+        "rpm_limit": 60,
+        "metadata": {"user_key": "aaaaaaaaaaaaaaaaaaaa"},
+    })
+}
+
+/// I6: a field that the real one does not know would be left out in silence, and with it a limit.
+#[tokio::test]
+async fn the_life_of_a_user_fits_the_real_api() {
+    let stand_in = StandIn::start().await;
+    let me = user_request()["user_id"].as_str().unwrap().to_owned();
+    for (path, request) in [
+        ("/user/new", user_request()),
+        ("/user/update", user_request()),
+        ("/user/delete", json!({"user_ids": [me]})),
+        ("/key/generate", key_request()),
+    ] {
+        let schema = request_schema("post", path)["$ref"].as_str().unwrap();
+        let known = &component(schema.rsplit('/').next().unwrap())["properties"];
+        for field in request.as_object().unwrap().keys() {
+            // It means nothing for a user that is there.
+            let is_known = known.get(field).is_some() || field == "auto_create_key";
+            assert!(is_known, "{path} knows no {field}");
+        }
+    }
+    let made = stand_in
+        .exchange("post", "/user/new", Some(&user_request()))
+        .await;
+    assert_eq!((&made["user_id"], &made["key"]), (&json!(me), &json!("")));
+    stand_in
+        .exchange("post", "/key/generate", Some(&key_request()))
+        .await;
+    let change = json!({"user_id": me, "max_budget": 40.0, "tpm_limit": 7});
+    stand_in
+        .exchange("post", "/user/update", Some(&change))
+        .await;
+    for path in ["/user/info", "/v2/user/info"] {
+        let parameters = operation("get", path)["parameters"].as_array().unwrap();
+        let is_query = |p: &Value| p["name"] == "user_id" && p["in"] == "query";
+        assert!(parameters.iter().any(is_query), "{path}");
+        let known = stand_in
+            .exchange("get", &format!("{path}?user_id={me}"), None)
+            .await;
+        let row = known.get("user_info").unwrap_or(&known);
+        for (field, value) in [
+            ("max_budget", json!(40.0)),
+            ("tpm_limit", json!(7)),
+            ("rpm_limit", json!(60)),
+            ("budget_duration", json!("30d")),
+            ("user_role", json!("internal_user_viewer")),
+        ] {
+            assert_eq!(row[field], value, "{path} {field}");
+        }
+        // The schema of the first version's row is open; this one's is not.
+        let wrong = violations(component("UserInfoV2Response"), row);
+        assert!(wrong.is_empty(), "{row}: {wrong:#?}");
+    }
+    stand_in
+        .exchange("post", "/user/delete", Some(&json!({"user_ids": [me]})))
+        .await;
+    let gone = stand_in.request("get", "/v1/models").bearer_auth(KEY);
+    assert_eq!(gone.send().await.unwrap().status(), 401);
+}
+
 #[tokio::test]
 async fn completions_fit_the_real_api() {
     let stand_in = StandIn::start().await;
@@ -229,6 +301,18 @@ async fn what_the_real_schemas_refuse_the_stand_in_refuses() {
         ("/key/generate", json!({"models": "agent"})),
         ("/key/generate", json!({"max_budget": "much"})),
         ("/key/generate", json!(["sk-a"])),
+        ("/key/generate", json!({"allowed_routes": "/key/info"})),
+        ("/user/new", json!({"user_id": 7})),
+        ("/user/new", json!({"max_budget": "much"})),
+        ("/user/new", json!({"budget_duration": 30})),
+        ("/user/new", json!({"tpm_limit": "many"})),
+        ("/user/new", json!({"rpm_limit": 1.5})),
+        ("/user/new", json!({"user_role": "king"})),
+        ("/user/new", json!({"auto_create_key": "never"})),
+        ("/user/update", json!({"user_id": "a", "max_budget": {}})),
+        ("/user/delete", json!({})),
+        ("/user/delete", json!({"user_ids": "a"})),
+        ("/user/delete", json!({"user_ids": [7]})),
         ("/key/delete", json!({"keys": KEY})),
         ("/key/delete", json!({"keys": [7]})),
         (

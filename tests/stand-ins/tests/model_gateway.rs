@@ -356,3 +356,126 @@ async fn an_agent_with_tools_is_answered_by_the_whole_script() {
     let said = choice["message"]["content"].as_str().unwrap();
     assert_eq!(said, "You said: TOOL cat file The tool said: 42");
 }
+
+impl Gateway {
+    async fn new_user(&self, id: &str, more: Value) -> (u16, Value) {
+        let mut body = json!({"user_id": id, "auto_create_key": false});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        self.post(MASTER, "/user/new", body).await
+    }
+
+    async fn user(&self, key: &str, path: &str) -> (u16, Value) {
+        let request = self.client.get(format!("{}{path}", self.base));
+        let answer = request.bearer_auth(key).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_user_is_made_once_changed_and_deleted_with_all_keys() {
+    let gateway = Gateway::start().await;
+    let unknown = gateway.user(MASTER, "/v2/user/info?user_id=a").await;
+    assert_eq!(
+        (unknown.0, &unknown.1["error"]["code"]),
+        (404, &json!("404"))
+    );
+    let limits = json!({"max_budget": 20.0, "budget_duration": "30d", "tpm_limit": 5});
+    assert_eq!(gateway.new_user("a", limits.clone()).await.0, 200);
+    assert_eq!(gateway.new_user("a", limits).await.0, 409);
+    assert_eq!(gateway.new_user("b", json!({})).await.0, 200);
+    gateway.generate(ALICE, "alice").await;
+    let bobs = json!({"key": BOB, "key_alias": "bob", "user_id": "b"});
+    gateway.post(MASTER, "/key/generate", bobs).await;
+    let change = json!({"user_id": "a", "max_budget": 40.0, "tpm_limit": null});
+    assert_eq!(gateway.post(MASTER, "/user/update", change).await.0, 200);
+    let (_, known) = gateway.user(ALICE, "/user/info?user_id=a").await;
+    let row = &known["user_info"];
+    assert_eq!(
+        (
+            &row["max_budget"],
+            &row["budget_duration"],
+            &row["tpm_limit"]
+        ),
+        (&json!(40.0), &json!("30d"), &Value::Null)
+    );
+    assert_eq!(known["keys"][0]["key_alias"], "alice");
+    let both = json!({"user_ids": ["a", "nobody"]});
+    let (status, refused) = gateway.post(MASTER, "/user/delete", both).await;
+    assert_eq!(status, 404);
+    let expected = json!({"detail": {"error": "User not found, passed user_id=nobody"}});
+    assert_eq!(refused, expected);
+    assert_eq!(gateway.say(ALICE).await.0, 200, "all or none");
+    let one = json!({"user_ids": ["a"]});
+    let deleted = gateway.post(MASTER, "/user/delete", one.clone()).await;
+    assert_eq!(deleted, (200, json!(1)));
+    assert_eq!(gateway.say(ALICE).await.0, 401);
+    assert_eq!(gateway.info(MASTER, &format!("?key={ALICE}")).await.0, 404);
+    assert_eq!(gateway.post(MASTER, "/user/delete", one).await.0, 404);
+    assert_eq!(gateway.say(BOB).await.0, 200);
+}
+
+#[tokio::test]
+async fn the_keys_of_a_user_share_the_users_budget() {
+    let gateway = Gateway::start().await;
+    gateway
+        .new_user("a", json!({"max_budget": 0.000_001}))
+        .await;
+    gateway.generate(ALICE, "alice").await;
+    gateway.generate(BOB, "bob").await;
+    assert_eq!(gateway.say(ALICE).await.0, 200);
+    for key in [ALICE, BOB] {
+        let (status, body) = gateway.say(key).await;
+        assert_eq!(
+            (status, &body["error"]["type"]),
+            (422, &json!("budget_exceeded"))
+        );
+        let message = body["error"]["message"].as_str().unwrap();
+        let expected = "ExceededBudget: User=a over budget. Spend=";
+        assert!(message.starts_with(expected), "{message}");
+    }
+    let more = json!({"user_id": "a", "max_budget": 20.0});
+    gateway.post(MASTER, "/user/update", more).await;
+    assert_eq!(gateway.say(BOB).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_virtual_key_neither_changes_users_nor_asks_about_others() {
+    let gateway = Gateway::start().await;
+    gateway.new_user("a", json!({})).await;
+    gateway.new_user("b", json!({})).await;
+    gateway.generate(ALICE, "alice").await;
+    for (path, body) in [
+        ("/user/new", json!({"user_id": "c"})),
+        ("/user/update", json!({"user_id": "a", "max_budget": 1.0})),
+        ("/user/delete", json!({"user_ids": ["b"]})),
+    ] {
+        assert_eq!(gateway.post(ALICE, path, body).await.0, 401, "{path}");
+    }
+    let others = gateway.user(ALICE, "/user/info?user_id=b").await;
+    assert_eq!(others.0, 403);
+    let theirs = gateway.user(MASTER, "/v2/user/info?user_id=b").await;
+    assert_eq!(theirs.0, 200);
+    let none = gateway.user(MASTER, "/v2/user/info?user_id=c").await;
+    assert_eq!(none.0, 404);
+}
+
+#[tokio::test]
+async fn a_user_that_the_real_gateway_would_not_make_is_not_made() {
+    let gateway = Gateway::start().await;
+    for (more, expected) in [
+        (json!({"budget_duration": "soon"}), 400),
+        (json!({"budget_duration": "0d"}), 400),
+        (json!({"tpm_limit": "many"}), 422),
+        (json!({"user_role": "king"}), 422),
+    ] {
+        assert_eq!(
+            gateway.new_user("a", more.clone()).await.0,
+            expected,
+            "{more}"
+        );
+    }
+    let none = gateway.user(MASTER, "/v2/user/info?user_id=a").await;
+    assert_eq!(none.0, 404);
+}

@@ -6,11 +6,14 @@
     reason = "a test fails by panicking"
 )]
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use carapace_stand_ins::slack::{BOT_USER, STREAM_LIFE, Settings, Slack, TEAM};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::TcpListener;
+use tokio::process::{Child, ChildStdout, Command};
 
 const TOKEN: &str = "xoxb-0-0-token";
 
@@ -593,6 +596,111 @@ async fn the_page_says_what_it_is_and_carries_nothing_that_was_written() {
     thread.start_stream().await;
     let changed = look(&format!("?revision={}", whole["revision"])).await;
     assert_eq!(changed.status(), 200);
+}
+
+/// The page's own script at work, on as little of a browser as it needs.
+struct Page {
+    lines: Lines<BufReader<ChildStdout>>,
+    // It ends with this.
+    _browser: Child,
+}
+
+impl Page {
+    fn open(slack: &Workspace) -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/slack/browser.mjs");
+        let mut browser = Command::new("node")
+            .args([script, &format!("{}/", slack.base)])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(browser.stdout.take().unwrap()).lines();
+        Self {
+            lines,
+            _browser: browser,
+        }
+    }
+
+    /// Waits until it shows something, and tells what was last seen when that doesn't come.
+    async fn shows(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let looking = async {
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                last = serde_json::from_str(&line).unwrap();
+                if is_it(&last) {
+                    return true;
+                }
+            }
+            false
+        };
+        let found = tokio::time::timeout(Duration::from_secs(20), looking).await;
+        assert_eq!(found, Ok(true), "it never shows {what}; last: {last}");
+        last
+    }
+}
+
+#[tokio::test]
+async fn the_page_shows_threads_and_an_answer_as_it_grows() {
+    let slack = Workspace::start().await;
+    let mut page = Page::open(&slack);
+    let empty = page.shows("nothing", |shown| shown["nothing"].is_string());
+    assert_eq!(empty.await["threads"], json!([]));
+
+    let thread = slack.thread().await;
+    let elsewhere = slack.thread_in(&thread.user, &thread.channel).await;
+    let status =
+        json!({ "channel_id": thread.channel, "thread_ts": thread.ts, "status": "thinks" });
+    slack.ok("assistant.threads.setStatus", status).await;
+    let question = json!({ "who": "Ada", "text": "@Claw hello", "bot": false, "streaming": false });
+    // The newest comes first.
+    let both = page.shows("a status", |shown| {
+        shown["threads"][1]["status"].is_string()
+    });
+    let both = both.await;
+    assert_eq!(both["threads"][0]["messages"], json!([question]));
+    assert_eq!(
+        both["threads"][1],
+        json!({ "where": "#general", "status": "Claw thinks", "messages": [question] })
+    );
+    assert_eq!(
+        both["channels"],
+        json!([["All threads", "2"], ["#general", "2"]])
+    );
+
+    let ts = thread.start_stream().await;
+    let hostile = "<b>bold</b> ";
+    for (more, so_far) in [("one ", "one "), (hostile, "one <b>bold</b> ")] {
+        slack
+            .ok("chat.appendStream", thread.at(&ts, "markdown_text", more))
+            .await;
+        let shown = page.shows(so_far, |shown| {
+            shown["threads"][0]["messages"][1]["text"] == so_far
+        });
+        let answered = shown.await["threads"][0].clone();
+        let answer = json!({ "who": "Claw", "text": so_far, "bot": true, "streaming": true });
+        assert_eq!(answered["messages"], json!([question, answer]));
+        assert_eq!(
+            answered["status"],
+            Value::Null,
+            "the answer takes its place"
+        );
+    }
+    let last = thread.at(&ts, "markdown_text", "two");
+    slack.ok("chat.stopStream", last).await;
+    let whole = "one <b>bold</b> two";
+    let shown = page.shows("the end", |shown| {
+        shown["threads"][0]["messages"][1]["streaming"] == false
+    });
+    let shown = shown.await;
+    assert_eq!(shown["threads"][0]["messages"][1]["text"], whole);
+    assert_eq!(
+        shown["threads"][1]["messages"],
+        json!([question]),
+        "{} has no answer",
+        elsewhere.ts
+    );
+    assert_eq!(shown["state"], "live");
 }
 
 #[test]

@@ -32,8 +32,12 @@ pub(crate) fn run(ui: Ui, platform: &Platform) -> Result<String> {
     ui.holds("Grace has signed up; she has no sandbox yet");
     // What is to be seen is a claim on a warm pool, as it mostly is.
     warm_sandbox(ui, platform, AGENTS_POOL)?;
+    // And on a node with room for it: here the sandbox that fills the pool up again would take both
+    // processors from the first answer. It has to wait until the answers are there.
+    let nodes = ["--selector", "katacontainers.io/kata-runtime=true"];
+    platform.cluster.kubectl(&["cordon", nodes[0], nodes[1]])?;
 
-    let said = slack.say(&member, &channel, None, "My cat is called Tom. SLOW 8")?;
+    let said = slack.say(&member, &channel, None, "My cat is called Tom. SLOW 4")?;
     let began = Instant::now();
     let delivery = slack.deliver(&said)?;
     ensure!(
@@ -51,6 +55,9 @@ pub(crate) fn run(ui: Ui, platform: &Platform) -> Result<String> {
     println!("    Grace: {}", again.text);
     watch(&slack, &again, 2, Instant::now())?;
     println!();
+    platform
+        .cluster
+        .kubectl(&["uncordon", nodes[0], nodes[1]])?;
 
     let id = format!("slack.{}", said.event_id);
     let execution = platform.ended_of(CONVERSATION, &id, 1, SOON)?.remove(0);

@@ -1,8 +1,10 @@
 //! The jobs of `cargo xtask test`, in the order in which they run: what reads the code first,
 //! what needs a stack last.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use carapace_local::{Cache, NodeKind, build};
@@ -13,7 +15,7 @@ use crate::lambdas::{self, For};
 use crate::process::{cargo, quietly, root};
 use crate::setup::{self, Listener};
 use crate::ui::Ui;
-use crate::{docs, npm};
+use crate::{docs, images, npm, openclaw};
 
 /// Something that must hold.
 #[derive(Debug)]
@@ -87,6 +89,11 @@ pub(super) const ALL: &[Job] = &[
         name: "litellm",
         checks: "the real LiteLLM as it is deployed, from agentd to Bedrock; its stand-in keeps to it",
         run: litellm,
+    },
+    Job {
+        name: "openclaw",
+        checks: "the real OpenClaw in gVisor beside agentd: it remembers, restarts and is killed",
+        run: openclaw,
     },
     Job {
         name: "slack",
@@ -259,6 +266,44 @@ fn litellm(ui: Ui, _: Option<&str>) -> Result<Count> {
     counted(ui, Runner::Cargo, &mut command)
 }
 
+fn openclaw(ui: Ui, filter: Option<&str>) -> Result<Count> {
+    setup::prepare(ui, Node::Gvisor)?;
+    let step = ui.step("what is beside OpenClaw", Some(Duration::from_secs(60)));
+    let images = images::build()?;
+    let program = test_program("carapace-agentd", "openclaw")?;
+    step.done("what is beside OpenClaw");
+    let archive = openclaw::build(ui, &images)?;
+    let image = openclaw::unpack(ui, &archive)?.root;
+    let mut listener = Listener::new(ui);
+    let wanted = [build::Program::Runsc];
+    let built = build::programs(&Cache::of_user(), &wanted, &mut |p| listener.hear(p))?;
+    let runsc = built
+        .path(build::Program::Runsc)
+        .context("runsc was not built")?;
+    // Kept when a test fails, for OpenClaw's log.
+    let directory = Cache::of_user().root().join("openclaw/test");
+    if directory.exists() {
+        fs::remove_dir_all(&directory)?;
+    }
+    fs::create_dir(&directory)?;
+    // A network with nothing but a loopback, where OpenClaw reaches nobody; and whatever was started
+    // ends with the test.
+    let mut command = Command::new("unshare");
+    command
+        .args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["sh", "-ec", "ip link set lo up; \"$@\"", "sh"])
+        .arg(program)
+        .args(filter)
+        .env("RUNSC", runsc)
+        .env("OPENCLAW_IMAGE", image)
+        .env("TMPDIR", &directory);
+    let count = counted(ui, Runner::Cargo, &mut command)?;
+    if count.failed == 0 {
+        fs::remove_dir_all(&directory)?;
+    }
+    Ok(count)
+}
+
 fn slack(ui: Ui, _: Option<&str>) -> Result<Count> {
     let python = python(ui, "tests/stand-ins/slack/requirements.txt")?;
     let document = python.with_file_name("slack-arguments.json");
@@ -278,7 +323,7 @@ fn slack(ui: Ui, _: Option<&str>) -> Result<Count> {
 
 fn stack(ui: Ui, filter: Option<&str>) -> Result<Count> {
     setup::prepare(ui, Node::Gvisor)?;
-    let archives = setup::build_images(ui, Agent::Scripted)?;
+    let archives = setup::build_images(ui, Agent::Scripted)?.archives;
     let mut command = cargo();
     command.args([
         "test",
@@ -307,6 +352,7 @@ fn scenarios(ui: Ui, filter: Option<&str>) -> Result<Count> {
     let state_dir = setup::state_dir(None, "test")?;
     let step = ui.step("the scenarios", Some(std::time::Duration::from_secs(120)));
     let program = test_program("carapace-e2e", "scenarios")?;
+    quietly(cargo().args(["build", "--locked", "--package", "carapace-clawctl"]))?;
     step.done("the scenarios are compiled");
     let deployment = setup::deployed(
         ui,
@@ -320,7 +366,11 @@ fn scenarios(ui: Ui, filter: Option<&str>) -> Result<Count> {
     command
         .args(filter)
         .env("CARAPACE_STATE", &state_dir)
-        .env("CARAPACE_FAULT_DIR", state_dir.join("faults"));
+        .env("CARAPACE_FAULT_DIR", state_dir.join("faults"))
+        .env(
+            "CARAPACE_CLAWCTL",
+            lambdas::target_dir().join("debug/clawctl"),
+        );
     let count = counted(ui, Runner::Cargo, &mut command);
     deployment.stack.down()?;
     count

@@ -111,8 +111,8 @@ impl Ending {
                 "The agent took too long and was stopped. Ask for less at once."
             }
             ErrorName::TurnLost => {
-                "The agent restarted in the middle of this message, and may have done a part of \
-                 what was asked. Look at what is there before you ask again."
+                "The agent restarted in the middle of this message. It may have done a part of what \
+                 was asked, or may still do it. Look at what is there before you ask again."
             }
             ErrorName::AgentUnavailable => {
                 "The agent can't be reached at the moment. Try again in a minute."
@@ -227,11 +227,9 @@ impl Book {
     }
 
     /// Another run of OpenClaw continues the turn: after a restart it takes up what was interrupted
-    /// under a name of its own.
-    pub(crate) fn adopt(&mut self, id: &TurnId, run: &str) {
-        if self.is_running(id) {
-            self.runs.insert(run.to_owned(), id.clone());
-        }
+    /// under a name of its own. Says whether that is news.
+    pub(crate) fn adopt(&mut self, id: &TurnId, run: &str) -> bool {
+        self.is_running(id) && self.runs.insert(run.to_owned(), id.clone()).is_none()
     }
 
     /// Notes what was heard of a run; whether anybody's turn is concerned.
@@ -739,7 +737,8 @@ mod tests {
     fn a_run_that_continues_another_speaks_for_its_turn_and_strangers_do_not() {
         let mut book = book();
         assert!(!book.heard("r", said("1", "stray")));
-        book.adopt(&turn("t"), "r");
+        assert!(book.adopt(&turn("t"), "r"));
+        assert!(!book.adopt(&turn("t"), "r"));
         assert!(book.heard("r", said("1", "resumed")));
         book.heard("r", Heard::Answered(String::new()));
         assert!(!book.heard("r", said("1", "late")));

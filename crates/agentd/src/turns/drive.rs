@@ -3,8 +3,12 @@
 //! The book is changed by what OpenClaw says, as it says it. This here only sees to it that the turn
 //! gets to OpenClaw once, and that it ends: it looks into the history before it sends, and again
 //! whenever a line broke in between; it stops what was cancelled or takes too long.
+//!
+//! A turn that OpenClaw has, or may have, never ends with the advice to try again: OpenClaw resumes
+//! by itself what a restart interrupted, and it would be done twice.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use carapace_core::agentd::ErrorName;
@@ -12,7 +16,7 @@ use carapace_core::{ConversationId, TurnId};
 use serde_json::{Value, json};
 
 use super::book::{Ending, Fault};
-use super::history::{Standing, standing};
+use super::history::{Standing, is_interrupted, standing};
 use super::session_key;
 use crate::Shared;
 use crate::switchboard::RequestError;
@@ -22,8 +26,11 @@ const SETTLING: Duration = Duration::from_secs(2);
 /// After a restart OpenClaw takes a moment to resume what was interrupted.
 const RESUMING: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a run is looked after whose events may not be known for its own.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a run that is stopped may take to stop.
 const STOPPING: Duration = Duration::from_secs(15);
+const ABORT_INTERVAL: Duration = Duration::from_secs(2);
 /// A line that breaks again and again in one turn is no accident.
 const MOST_BREAKS: usize = 5;
 /// Enough to find the turn in, whatever tools it used.
@@ -41,6 +48,7 @@ pub(crate) async fn drive(
         shared: &shared,
         session: session_key(&conversation),
         id: &id,
+        is_handed_over: AtomicBool::new(false),
     };
     let limit = shared.config.turn_timeout;
     let overdue = async {
@@ -63,6 +71,8 @@ struct Turn<'a> {
     shared: &'a Shared,
     session: String,
     id: &'a TurnId,
+    /// OpenClaw has it, or may have it.
+    is_handed_over: AtomicBool,
 }
 
 /// What a step of a turn comes to.
@@ -74,43 +84,70 @@ enum Step<T> {
     Ended,
 }
 
+/// How it is known that a turn is under way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Run {
+    /// It was sent over this line, and its run has its id.
+    Sent,
+    /// The history says so. That a run is being resumed is known before its name is, so that its
+    /// events may be nobody's: the history is looked into again and again.
+    Found,
+}
+
 impl Turn<'_> {
     /// Returns when the book says that the turn has ended, or with how it must end.
     async fn pursue(&self, text: &str) -> Result<(), Ending> {
         for _ in 0..MOST_BREAKS {
             let line = self.line().await?;
-            let sent = match self.settle(line).await? {
-                Step::Taken(true) => Step::Taken(()),
-                Step::Taken(false) => self.send(line, text).await?,
-                Step::LineDown => Step::LineDown,
-                Step::Ended => Step::Ended,
+            let (sent, run) = match self.settle(line, true).await? {
+                Step::Taken(true) => (Step::Taken(()), Run::Found),
+                Step::Taken(false) => (self.send(line, text).await?, Run::Sent),
+                Step::LineDown => (Step::LineDown, Run::Found),
+                Step::Ended => (Step::Ended, Run::Found),
             };
             let followed = match sent {
-                Step::Taken(()) => self.follow(line).await?,
+                Step::Taken(()) => self.follow(line, run).await?,
                 other => other,
             };
             if let Step::Ended = followed {
                 return Ok(());
             }
-            tracing::warn!(turn = %self.id, "the line broke in the middle of a turn");
+            tracing::warn!(turn = %self.id, "the line broke, or was silent, in the middle of a turn");
         }
-        Err(Ending(ErrorName::AgentFailed))
+        Err(self.given_up(ErrorName::AgentFailed))
     }
 
-    /// A line, within OpenClaw's patience. A turn that is stopped before it is sent, or while nobody
-    /// can be told, has ended.
+    /// A line, within OpenClaw's patience. A turn that is stopped before it is sent has ended; one
+    /// that OpenClaw has goes on there until it can be told.
     async fn line(&self) -> Result<u64, Ending> {
         let patience = self.shared.config.openclaw_patience;
         tokio::select! {
             line = self.shared.switchboard.up() => Ok(line),
-            () = tokio::time::sleep(patience) => Err(Ending(ErrorName::AgentUnavailable)),
-            () = self.stopped() => Err(self.wanted_ending()),
+            () = tokio::time::sleep(patience) => Err(self.given_up(ErrorName::AgentUnavailable)),
+            () = self.stopped(), if !self.is_handed_over() => Err(self.wanted_ending()),
         }
     }
 
+    fn is_handed_over(&self) -> bool {
+        self.is_handed_over.load(Ordering::Relaxed)
+    }
+
+    fn hand_over(&self, is_handed_over: bool) {
+        self.is_handed_over.store(is_handed_over, Ordering::Relaxed);
+    }
+
+    /// How a turn ends of which nothing more can be learnt.
+    fn given_up(&self, name: ErrorName) -> Ending {
+        Ending(match self.is_handed_over() {
+            true => ErrorName::TurnLost,
+            false => name,
+        })
+    }
+
     /// Finds out whether OpenClaw has the turn already, and catches up with it: `true` if it is under
-    /// way there, `false` if it has to be sent.
-    async fn settle(&self, line: u64) -> Result<Step<bool>, Ending> {
+    /// way there, `false` if it has to be sent. What a run has said so far is `wanted` unless its
+    /// events have told it.
+    async fn settle(&self, line: u64, wanted: bool) -> Result<Step<bool>, Ending> {
         let began = tokio::time::Instant::now();
         loop {
             let history = tokio::select! {
@@ -121,17 +158,29 @@ impl Turn<'_> {
                 return Ok(Step::LineDown);
             };
             let turns = &self.shared.turns;
-            match standing(&history, self.id).ok_or(Ending(ErrorName::AgentFailed))? {
+            let standing =
+                standing(&history, self.id).ok_or_else(|| self.given_up(ErrorName::AgentFailed))?;
+            self.hand_over(!matches!(
+                standing,
+                Standing::Unknown | Standing::SessionBusy
+            ));
+            match standing {
                 Standing::Unknown => return Ok(Step::Taken(false)),
                 Standing::SessionBusy => return Err(Ending(ErrorName::TurnInProgress)),
                 Standing::Running { run, text } => {
                     turns.change(|book| {
-                        book.adopt(self.id, &run);
-                        if !text.is_empty() {
+                        let is_new = book.adopt(self.id, &run);
+                        if (wanted || is_new) && !text.is_empty() {
                             book.said(self.id, None, &text);
                         }
                     });
                     return Ok(Step::Taken(true));
+                }
+                Standing::Answered(_) | Standing::Failed | Standing::Unanswered
+                    if is_interrupted(&history)
+                        && began.elapsed() < self.shared.config.openclaw_patience =>
+                {
+                    tokio::time::sleep(POLL_INTERVAL).await;
                 }
                 Standing::Answered(text) => {
                     turns.change(|book| book.answer(self.id, &text));
@@ -168,10 +217,13 @@ impl Turn<'_> {
                     .request(line, "chat.history", params.clone())
                     .await;
                 match answer {
-                    // Its first access to a database may take a while.
-                    Err(RequestError::Refused {
-                        is_temporary: true, ..
-                    }) => tokio::time::sleep(POLL_INTERVAL).await,
+                    // Its first access to a database may take a while, and all it does at its start.
+                    Err(
+                        RequestError::Timeout
+                        | RequestError::Refused {
+                            is_temporary: true, ..
+                        },
+                    ) => tokio::time::sleep(POLL_INTERVAL).await,
                     answer => return answer,
                 }
             }
@@ -180,44 +232,68 @@ impl Turn<'_> {
         self.judge(answer.unwrap_or(Err(RequestError::Timeout)))
     }
 
-    /// Gives the turn to OpenClaw. This isn't interrupted: a turn must not be stopped before it is
-    /// known to have begun, since it could begin afterwards.
+    /// Gives the turn to OpenClaw. The request isn't interrupted: a turn must not be stopped before
+    /// it is known to have begun, since it could begin afterwards.
     async fn send(&self, line: u64, text: &str) -> Result<Step<()>, Ending> {
         let params = json!({
             "sessionKey": self.session,
             "message": text,
             "idempotencyKey": self.id.as_str(),
         });
-        let answer = self
-            .shared
-            .switchboard
-            .request(line, "chat.send", params)
-            .await;
-        Ok(match self.judge(answer)? {
-            Some(_) => Step::Taken(()),
-            None => Step::LineDown,
-        })
+        let patience = self.shared.config.openclaw_patience;
+        let began = tokio::time::Instant::now();
+        loop {
+            self.hand_over(true);
+            let asked = self
+                .shared
+                .switchboard
+                .request(line, "chat.send", params.clone());
+            let answer = tokio::time::timeout(patience, asked).await;
+            let answer = answer.unwrap_or(Err(RequestError::Timeout));
+            match answer {
+                // Whether it has the turn all the same is for the history to say.
+                Err(RequestError::Timeout) => return Ok(Step::LineDown),
+                Err(RequestError::Refused { is_temporary, .. }) => {
+                    self.hand_over(false);
+                    // Before a restart of its own it finishes what it has, and takes nothing on.
+                    if is_temporary && began.elapsed() < patience {
+                        tokio::select! {
+                            () = tokio::time::sleep(POLL_INTERVAL) => continue,
+                            () = self.stopped() => return Err(self.wanted_ending()),
+                        }
+                    }
+                }
+                Ok(_) | Err(RequestError::LineDown) => {}
+            }
+            return Ok(match self.judge(answer)? {
+                Some(_) => Step::Taken(()),
+                None => Step::LineDown,
+            });
+        }
     }
 
     /// Waits for the end of a turn that is under way.
-    async fn follow<T>(&self, line: u64) -> Result<Step<T>, Ending> {
+    async fn follow<T>(&self, line: u64, run: Run) -> Result<Step<T>, Ending> {
         let turns = &self.shared.turns;
         loop {
-            tokio::select! {
+            let looks_again = tokio::select! {
                 () = self.ended() => return Ok(Step::Ended),
                 () = self.stopped() => return self.stop(line).await,
                 () = self.shared.switchboard.down(line) => return Ok(Step::LineDown),
-                () = turns.until(|book| book.is_settled(self.id).then_some(())) => {}
+                () = turns.until(|book| book.is_settled(self.id).then_some(())) => false,
+                () = tokio::time::sleep(LOOK_INTERVAL), if run == Run::Found => true,
+            };
+            if !looks_again {
+                // The run is over, and OpenClaw is about to say how it ended, unless it tries again.
+                tokio::select! {
+                    () = self.ended() => return Ok(Step::Ended),
+                    () = tokio::time::sleep(SETTLING) => {}
+                }
+                if !turns.book().is_settled(self.id) {
+                    continue;
+                }
             }
-            // The run is over, and OpenClaw is about to say how it ended, unless it tries again.
-            tokio::select! {
-                () = self.ended() => return Ok(Step::Ended),
-                () = tokio::time::sleep(SETTLING) => {}
-            }
-            if !turns.book().is_settled(self.id) {
-                continue;
-            }
-            match self.settle(line).await? {
+            match self.settle(line, false).await? {
                 Step::Taken(true) => {}
                 Step::Taken(false) => return Err(Ending(ErrorName::AgentFailed)),
                 Step::LineDown => return Ok(Step::LineDown),
@@ -244,20 +320,34 @@ impl Turn<'_> {
     async fn stop<T>(&self, line: u64) -> Result<Step<T>, Ending> {
         let turns = &self.shared.turns;
         let stopping = async {
-            let params = json!({"key": self.session});
-            let answer = self
-                .shared
-                .switchboard
-                .request(line, "sessions.abort", params)
-                .await;
-            if let Err(error) = answer {
-                tracing::warn!(turn = %self.id, %error, "a turn could not be stopped");
-                return;
+            // Again and again: what a restart interrupted can be stopped only once it is resumed.
+            loop {
+                let params = json!({"key": self.session});
+                let answer = self
+                    .shared
+                    .switchboard
+                    .request(line, "sessions.abort", params)
+                    .await;
+                match answer {
+                    Ok(_) => {}
+                    Err(RequestError::LineDown) => return Step::LineDown,
+                    Err(error) => {
+                        tracing::warn!(turn = %self.id, %error, "a turn could not be stopped");
+                        return Step::Ended;
+                    }
+                }
+                let ended = tokio::time::timeout(ABORT_INTERVAL, self.ended()).await;
+                if ended.is_ok() {
+                    return Step::Ended;
+                }
             }
-            self.ended().await;
         };
-        if tokio::time::timeout(STOPPING, stopping).await.is_err() {
-            tracing::warn!(turn = %self.id, "a turn was stopped, and OpenClaw does not say so");
+        match tokio::time::timeout(STOPPING, stopping).await {
+            Ok(Step::LineDown) => return Ok(Step::LineDown),
+            Ok(Step::Ended | Step::Taken(())) => {}
+            Err(_) => {
+                tracing::warn!(turn = %self.id, "a turn was stopped, and OpenClaw does not say so");
+            }
         }
         turns.change(|book| book.aborted(self.id));
         Ok(Step::Ended)
@@ -277,8 +367,11 @@ impl Turn<'_> {
             Err(RequestError::LineDown) => Ok(None),
             Err(error) => {
                 tracing::warn!(turn = %self.id, %error, "OpenClaw does not take a turn");
-                Err(Ending(match error {
-                    RequestError::Timeout => ErrorName::AgentUnavailable,
+                Err(self.given_up(match error {
+                    RequestError::Timeout
+                    | RequestError::Refused {
+                        is_temporary: true, ..
+                    } => ErrorName::AgentUnavailable,
                     _ => ErrorName::AgentFailed,
                 }))
             }

@@ -65,13 +65,23 @@ pub(crate) fn standing(history: &Value, turn: &TurnId) -> Option<Standing> {
     Some(last.unwrap_or(Standing::Unanswered))
 }
 
-/// What a message of the agent leaves of the turn, if it is the last one.
+/// Whether OpenClaw is to resume by itself what was interrupted: to its own mind the session is being
+/// worked on, and nothing is under way. It begins some seconds after its start.
+pub(crate) fn is_interrupted(history: &Value) -> bool {
+    let session = &history["sessionInfo"];
+    session["status"] == "running" && session["hasActiveRun"] == false
+}
+
+/// What a message of the agent leaves of the turn, if it is the last one that means anything.
 fn outcome(message: &Value) -> Option<Standing> {
     if was_aborted(message) {
         return Some(Standing::Aborted);
     }
-    if message["stopReason"] == "error" {
-        return Some(Standing::Failed);
+    match message["stopReason"].as_str() {
+        Some("error") => return Some(Standing::Failed),
+        // A part of an answer: it was about to use a tool, or was cut off.
+        Some("toolUse" | "aborted") => return Some(Standing::Unanswered),
+        _ => {}
     }
     let text = text(&message["content"]);
     (!text.is_empty()).then_some(Standing::Answered(text))
@@ -110,6 +120,12 @@ mod tests {
 
     fn assistant(text: &str) -> Value {
         json!({"role": "assistant", "content": [{"type": "text", "text": text}]})
+    }
+
+    fn stopped(text: &str, reason: &str) -> Value {
+        let mut message = assistant(text);
+        message["stopReason"] = json!(reason);
+        message
     }
 
     /// OpenClaw's own, after a restart.
@@ -192,10 +208,38 @@ mod tests {
             "openclawAbort": {"aborted": true, "origin": "rpc", "runId": "t"},
         });
         assert_eq!(stands(&[user("t"), aborted], idle()), Standing::Aborted);
-        let mut failed = assistant("LLM request failed (authentication failed, HTTP 401).");
-        failed["stopReason"] = json!("error");
+        let failed = stopped(
+            "LLM request failed (authentication failed, HTTP 401).",
+            "error",
+        );
         let messages = [user("t"), assistant("let me see"), failed];
         assert_eq!(stands(&messages, idle()), Standing::Failed);
+    }
+
+    #[test]
+    fn what_was_said_on_the_way_is_no_answer() {
+        for reason in ["toolUse", "aborted"] {
+            let messages = [user("t"), stopped("let me see", reason)];
+            assert_eq!(stands(&messages, idle()), Standing::Unanswered, "{reason}");
+        }
+        let messages = [
+            user("t"),
+            stopped("let me see", "toolUse"),
+            stopped("42", "stop"),
+        ];
+        assert_eq!(stands(&messages, idle()), Standing::Answered("42".into()));
+    }
+
+    #[test]
+    fn a_session_that_is_worked_on_by_nobody_is_interrupted() {
+        let session = |status: &str, active: bool| {
+            is_interrupted(&json!({"sessionInfo": {"status": status, "hasActiveRun": active}}))
+        };
+        assert!(session("running", false));
+        assert!(!session("running", true));
+        assert!(!session("done", false));
+        assert!(!is_interrupted(&idle()));
+        assert!(!is_interrupted(&json!(null)));
     }
 
     #[test]

@@ -292,9 +292,14 @@ impl Pod {
         std::fs::read(self.path("config/openclaw.json")).unwrap()
     }
 
+    /// OpenClaw's port, for whoever takes its place.
+    pub fn openclaw_listener(&mut self) -> TcpListener {
+        self.reserved.take().unwrap()
+    }
+
     /// The stand-in takes what the daemon rendered, or fails.
     pub fn start_openclaw(&mut self) {
-        let listener = self.reserved.take().unwrap();
+        let listener = self.openclaw_listener();
         self.serve_openclaw(listener);
     }
 

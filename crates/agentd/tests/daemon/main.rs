@@ -16,5 +16,7 @@
 mod boot;
 mod control;
 mod harness;
+mod nonsense;
 mod proxy;
+mod turn;
 mod turns;

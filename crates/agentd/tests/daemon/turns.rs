@@ -2,109 +2,12 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::harness::{ALICE, ALICES_KEY, BOB, Pod, answer, json_response};
-
-/// A reader of a turn's events.
-struct Reader {
-    stream: std::pin::Pin<Box<dyn futures::Stream<Item = reqwest::Result<bytes::Bytes>> + Send>>,
-    pending: String,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Event {
-    id: u64,
-    name: String,
-    data: Value,
-}
-
-impl Reader {
-    /// `None` at the end of the stream.
-    async fn next(&mut self) -> Option<Event> {
-        loop {
-            while let Some((block, rest)) = self.pending.split_once("\n\n") {
-                let (block, rest) = (block.to_owned(), rest.to_owned());
-                self.pending = rest;
-                let field = |name: &str| {
-                    let mut lines = block.lines();
-                    lines
-                        .find_map(|line| line.strip_prefix(name))
-                        .map(str::trim)
-                };
-                if let (Some(id), Some(name), Some(data)) =
-                    (field("id:"), field("event:"), field("data:"))
-                {
-                    return Some(Event {
-                        id: id.parse().unwrap(),
-                        name: name.to_owned(),
-                        data: serde_json::from_str(data).unwrap(),
-                    });
-                }
-            }
-            let next = tokio::time::timeout(Duration::from_secs(30), self.stream.next()).await;
-            let bytes = next.expect("the stream stalls")?.unwrap();
-            self.pending.push_str(std::str::from_utf8(&bytes).unwrap());
-        }
-    }
-
-    async fn rest(mut self) -> Vec<Event> {
-        let mut events = Vec::new();
-        while let Some(event) = self.next().await {
-            events.push(event);
-        }
-        events
-    }
-}
-
-/// The text that a reader of these events holds in the end.
-fn held(events: &[Event]) -> String {
-    let mut held = String::new();
-    for event in events {
-        let text = event.data["text"].as_str().unwrap_or_default();
-        match event.name.as_str() {
-            "delta" => held.push_str(text),
-            "text" => text.clone_into(&mut held),
-            _ => {}
-        }
-    }
-    held
-}
-
-fn end(events: &[Event]) -> (&str, &Value) {
-    let last = events.last().unwrap();
-    let value = match last.name.as_str() {
-        "done" => &last.data["text"],
-        _ => &last.data["error"],
-    };
-    (&last.name, value)
-}
+use crate::turn::{end, held, reader};
 
 impl Pod {
-    fn turn_token(&self, user: &str) -> String {
-        self.signer.token_with(user, |_, claims| {
-            claims["sub"] = json!("conversation-turn");
-        })
-    }
-
-    fn posting(&self, id: &str, conversation: &str, text: &str) -> reqwest::RequestBuilder {
-        let body = json!({"id": id, "conversation": conversation, "text": text});
-        let post = self.http.post(self.control("/v1/turns"));
-        post.bearer_auth(self.turn_token(ALICE)).json(&body)
-    }
-
-    async fn turn(&self, id: &str, conversation: &str, text: &str) -> Reader {
-        reader(self.posting(id, conversation, text)).await
-    }
-
-    fn on_turn(&self, method: &str, rest: &str) -> reqwest::RequestBuilder {
-        let url = self.control(&format!("/v1/turns/{rest}"));
-        let method = method.parse().unwrap();
-        let request = self.http.request(method, url);
-        request.bearer_auth(self.turn_token(ALICE))
-    }
-
     /// The model as the scripted agent needs it.
     async fn with_model() -> Self {
         let pod = Self::of_alice().await;
@@ -125,16 +28,6 @@ impl Pod {
 
     fn model_calls(&self) -> usize {
         self.upstream.received().len()
-    }
-}
-
-async fn reader(request: reqwest::RequestBuilder) -> Reader {
-    let response = request.send().await.unwrap();
-    assert_eq!(response.status(), 200, "{response:?}");
-    assert_eq!(response.headers()["content-type"], "text/event-stream");
-    Reader {
-        stream: Box::pin(response.bytes_stream()),
-        pending: String::new(),
     }
 }
 
@@ -301,10 +194,35 @@ async fn a_turn_waits_for_an_agent_that_comes_back_and_not_for_ever() {
     let mut config = pod.config();
     config.openclaw_patience = Duration::from_secs(1);
     pod.restart_with(config).await;
-    pod.turn("t2", "c2", "CRASH").await;
+    let given = pod.turn("t2", "c2", "CRASH").await;
     pod.openclaw_crashed().await;
     let events = pod.turn("t3", "c3", "hello").await.rest().await;
     assert_eq!(end(&events), ("error", &json!("AgentUnavailable")));
+    // The agent has this one, and may go on with it when it is back: not to be tried again blindly.
+    let events = given.rest().await;
+    assert_eq!(end(&events), ("error", &json!("TurnLost")));
+    let message = events.last().unwrap().data["message"].as_str().unwrap();
+    assert!(!message.contains("Try again"), "{message}");
+}
+
+/// What the agent has goes on when it is back, whatever the user was told before.
+#[tokio::test]
+async fn a_turn_that_is_cancelled_while_the_agent_is_away_is_stopped_when_it_is_back() {
+    let mut pod = Pod::with_model().await;
+    let given = pod.turn("t1", "c1", "CRASH").await;
+    pod.openclaw_crashed().await;
+    let waiting = pod.turn("t2", "c2", "hello").await;
+    for id in ["t1", "t2"] {
+        let cancelled = answer(pod.on_turn("DELETE", id)).await;
+        assert_eq!(cancelled, (200, json!({"cancelling": true})));
+    }
+    // Nobody has this one: it is over at once.
+    let events = waiting.rest().await;
+    assert_eq!(end(&events), ("error", &json!("TurnCancelled")));
+    pod.restart_openclaw().await;
+    let events = given.rest().await;
+    assert_eq!(end(&events), ("error", &json!("TurnCancelled")));
+    assert_eq!(pod.model_calls(), 0);
 }
 
 #[tokio::test]

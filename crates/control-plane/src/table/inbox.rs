@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     AgentTable, KEPT, at_version,
-    item::{Item, Key, Reader, Writer},
+    item::{Item, Key, OWNER, Reader, Writer},
     later, write,
 };
 
@@ -125,6 +125,7 @@ fn conversation(key: &ConversationKey) -> String {
 /// A lease under which messages wait is kept for as long as they do.
 fn lease(lease: &Lease) -> Result<Item, Trouble> {
     let mut item = Writer::new(&lease_key(&lease.key));
+    item.text(OWNER, &lease.key.user);
     item.number("version", &lease.version.0);
     item.number("last", &lease.last);
     item.json("waiting", &lease.waiting)?;
@@ -168,6 +169,7 @@ fn read_lease(key: &ConversationKey, item: &Item) -> Result<Lease, Trouble> {
 
 fn queued(queued: &Queued, now: Timestamp) -> Result<Item, Trouble> {
     let mut item = Writer::new(&queued_key(&queued.key, queued.seq));
+    item.text(OWNER, &queued.key.user);
     item.number("version", &queued.version.0);
     item.json("detail", &queued.message)?;
     item.json("reply", &queued.reply)?;

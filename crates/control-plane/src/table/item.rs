@@ -7,9 +7,10 @@ use carapace_core::{
     ClaimName, EventId, UserKey,
     agent::{
         AgentRecord, AgentState, Announcement, Assigned, Attempt, Held, Outcome, Publication,
-        Version,
+        Retirement, Version,
     },
-    event::{SandboxFailed, SandboxReady},
+    allowance::Allowance,
+    event::{SandboxFailed, SandboxReady, SandboxRetired},
     history::{Digest, Entry, Head},
     ports::Trouble,
     quoted,
@@ -19,6 +20,15 @@ use serde::{Serialize, de::DeserializeOwned};
 use ulid::Ulid;
 
 use super::refused;
+
+/// The attributes of a record that say what its user may spend, named as in [`Allowance`].
+const BUDGET_USD: &str = "budget_usd";
+const BUDGET_DAYS: &str = "budget_days";
+const REQUESTS: &str = "requests_per_minute";
+const TOKENS: &str = "tokens_per_minute";
+
+/// Whose an item is that is not under its user's own key: the key of the index `items-by-owner`.
+pub(super) const OWNER: &str = "owner";
 
 /// The attributes of an item.
 pub(super) type Item = HashMap<String, AttributeValue>;
@@ -70,6 +80,12 @@ pub(super) fn agent(record: &AgentRecord) -> Item {
         item.text("history_id", &head.id);
         item.text("history_hash", &head.digest);
     }
+    if let Some(allowance) = record.allowance {
+        item.number(BUDGET_USD, &allowance.budget_usd);
+        item.number(BUDGET_DAYS, &allowance.budget_days);
+        item.number(REQUESTS, &allowance.requests_per_minute);
+        item.number(TOKENS, &allowance.tokens_per_minute);
+    }
     match &record.state {
         AgentState::Absent => {}
         AgentState::Claiming(attempt) | AgentState::Releasing(attempt) => {
@@ -92,6 +108,10 @@ pub(super) fn agent(record: &AgentRecord) -> Item {
         AgentState::Failed { event, reason } => {
             item.text("event_id", event);
             item.text("reason", reason);
+        }
+        AgentState::Retiring(retirement) | AgentState::Retired(retirement) => {
+            item.text("event_id", &retirement.event);
+            item.text("reason", &retirement.reason);
         }
     }
     item.0
@@ -133,6 +153,12 @@ pub(super) fn read_agent(user: &UserKey, item: &Item) -> Result<AgentRecord, Tro
             assigned: item.has("claim_uid").then(|| item.assigned()).transpose()?,
         })
     };
+    let retirement = || {
+        Ok(Retirement {
+            event: item.parsed("event_id")?,
+            reason: item.parsed("reason")?,
+        })
+    };
     let state = match item.text("state")? {
         "Absent" => AgentState::Absent,
         "Claiming" => AgentState::Claiming(attempt()?),
@@ -146,13 +172,17 @@ pub(super) fn read_agent(user: &UserKey, item: &Item) -> Result<AgentRecord, Tro
             event: item.parsed("event_id")?,
             reason: item.parsed("reason")?,
         },
+        "Retiring" => AgentState::Retiring(retirement()?),
+        "Retired" => AgentState::Retired(retirement()?),
         _ => return Err(item.odd("state")),
     };
     let head = item.has("history_id").then(|| item.head()).transpose()?;
+    let allowance = item.has(BUDGET_USD).then(|| item.allowance()).transpose()?;
     Ok(AgentRecord {
         user: user.clone(),
         version: Version(item.number("version")?),
         state,
+        allowance,
         updated_at: item.parsed("updated_at")?,
         head,
     })
@@ -176,6 +206,7 @@ pub(super) fn read_outcome(
     let announcement = match item.text("detail_type")? {
         SandboxReady::DETAIL_TYPE => Announcement::Ready(item.json("detail")?),
         SandboxFailed::DETAIL_TYPE => Announcement::Failed(item.json("detail")?),
+        SandboxRetired::DETAIL_TYPE => Announcement::Retired(item.json("detail")?),
         _ => return Err(item.odd("detail_type")),
     };
     let attempt = u32::try_from(item.number("attempt")?)
@@ -275,6 +306,17 @@ impl<'a> Reader<'a> {
             uid: self.parsed("claim_uid")?,
             sandbox: self.parsed("sandbox")?,
         })
+    }
+
+    /// All of it or none: a budget must not be guessed from a part.
+    fn allowance(&self) -> Result<Allowance, Trouble> {
+        let fields = [BUDGET_USD, BUDGET_DAYS, REQUESTS, TOKENS];
+        let mut written = serde_json::Map::new();
+        for field in fields {
+            written.insert(field.to_owned(), self.number(field)?.into());
+        }
+        serde_json::from_value(written.into())
+            .map_err(|error| refused(&format!("an {} item's allowance: {error}", self.what)))
     }
 
     fn head(&self) -> Result<Head, Trouble> {

@@ -7,7 +7,7 @@ use carapace_core::{
 
 use super::{
     AgentTable,
-    item::{Item, Key, Reader, Writer},
+    item::{Item, Key, OWNER, Reader, Writer},
     write,
 };
 
@@ -37,6 +37,7 @@ fn key(team: &TeamId, user: &SlackUserId) -> Key {
 
 fn link(team: &TeamId, user: &SlackUserId, link: &Link) -> Item {
     let mut item = Writer::new(&key(team, user));
+    item.text(OWNER, &link.user);
     item.text("user_key", &link.user);
     item.text("expires", &link.expires);
     item.number("ttl", &link.expires.as_second());

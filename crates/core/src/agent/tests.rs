@@ -109,6 +109,29 @@ fn failed() -> End {
     }
 }
 
+fn allowance() -> Allowance {
+    Allowance {
+        budget_usd: 20,
+        budget_days: 30,
+        requests_per_minute: 60,
+        tokens_per_minute: 200_000,
+    }
+}
+
+fn onboard(event: &str) -> Onboard {
+    Onboard {
+        event: id(event),
+        allowance: allowance(),
+    }
+}
+
+fn retire(event: &str) -> Retire {
+    Retire {
+        event: id(event),
+        reason: Reason::parse("UserDeleted").unwrap(),
+    }
+}
+
 fn published(event: &str, attempt: u32) -> Published {
     Published {
         event: id(event),
@@ -152,7 +175,7 @@ fn a_second_request_takes_over_when_the_first_ones_hold_has_passed() {
             event: id("e1"),
             uid: assigned('0').uid
         }),
-        HoldAct::Lost,
+        BindAct::Lost,
         "I3: the first may not bind what is the second's by now"
     );
 }
@@ -347,6 +370,132 @@ fn without_a_record_there_is_nothing_to_announce_again() {
 }
 
 #[test]
+fn the_first_sign_in_onboards_and_the_next_changes_nothing() {
+    let mut world = World::new();
+    assert_eq!(world.does(&onboard("s1")), OnboardAct::Onboarded);
+    assert_eq!(world.agent.state, AgentState::Absent);
+    assert_eq!(world.agent.allowance, Some(allowance()));
+    let after = world.agent.clone();
+    for event in ["s1", "s2"] {
+        assert_eq!(world.does(&onboard(event)), OnboardAct::Known);
+    }
+    assert_eq!(world.agent, after, "I4");
+}
+
+#[test]
+fn an_agent_that_was_asked_for_before_its_user_signed_in_goes_on_with_an_allowance() {
+    let mut world = World::new();
+    world.ready("e1");
+    let bind = Bind {
+        event: id("e1"),
+        uid: assigned('0').uid,
+    };
+    assert_eq!(world.does(&bind), BindAct::Proceed(None));
+    let before = world.agent.state.clone();
+    assert_eq!(world.does(&onboard("s1")), OnboardAct::Onboarded);
+    assert_eq!(world.agent.state, before);
+    assert_eq!(world.does(&bind), BindAct::Proceed(Some(allowance())));
+}
+
+#[test]
+fn whatever_an_agent_is_at_it_is_retired_and_nothing_is_begun_for_it_then() {
+    let begun: [fn(&mut World); 5] = [
+        |_| {},
+        |world| {
+            world.request("e1");
+        },
+        |world| {
+            world.ready("e1");
+        },
+        |world| {
+            world.request("e1");
+            world.does(&Release { event: id("e1") });
+        },
+        |world| {
+            world.request("e1");
+            world.does(&Release { event: id("e1") });
+            world.does(&announce("e1", failed()));
+        },
+    ];
+    for begin in begun {
+        let mut world = World::new();
+        world.does(&onboard("s1"));
+        begin(&mut world);
+        assert_eq!(world.does(&retire("r1")), RetireAct::Retire);
+        for _ in 0..2 {
+            assert!(world.agent.state.is_over());
+            assert_eq!(world.agent.allowance, None);
+            assert_eq!(world.request("e2"), RequestAct::Retired);
+            let assign = Assign {
+                event: id("e1"),
+                assigned: assigned('0'),
+            };
+            assert_eq!(world.does(&assign), HoldAct::Lost);
+            let bind = Bind {
+                event: id("e1"),
+                uid: assigned('0').uid,
+            };
+            assert_eq!(world.does(&bind), BindAct::Lost, "I3");
+            // A claim that this event made too late must not stay.
+            assert_eq!(world.does(&Release { event: id("e1") }), ReleaseAct::Delete);
+            world.does(&announce("r1", End::Retired));
+        }
+        assert!(matches!(world.agent.state, AgentState::Retired(_)));
+        // The request that was under way, or came later, still gets its answer.
+        let answer = world.does(&announce("e2", failed()));
+        assert!(matches!(answer, AnnounceAct::Publish { .. }), "I1");
+        assert!(matches!(world.agent.state, AgentState::Retired(_)));
+    }
+}
+
+#[test]
+fn a_retirement_is_announced_once_whoever_joins_in() {
+    let mut world = World::new();
+    world.does(&onboard("s1"));
+    assert_eq!(
+        world.does(&announce("r1", End::Retired)),
+        AnnounceAct::Lost,
+        "not before it is begun"
+    );
+    world.does(&retire("r1"));
+    assert!(world.does(&StillRetiring { event: id("r2") }));
+    assert_eq!(
+        world.does(&retire("r2")),
+        RetireAct::Retire,
+        "r1 may be dead"
+    );
+    assert_eq!(world.does(&onboard("s2")), OnboardAct::StillRetiring);
+    let AnnounceAct::Publish { announcement, .. } = world.does(&announce("r2", End::Retired))
+    else {
+        panic!("{world:?}");
+    };
+    assert!(!world.does(&StillRetiring { event: id("r1") }));
+    assert_eq!(world.does(&announce("r1", End::Retired)), AnnounceAct::Done);
+    assert_eq!(world.does(&retire("r1")), RetireAct::Purge);
+    assert_eq!(world.does(&retire("r2")), RetireAct::Announce, "I4");
+    assert!(matches!(
+        world.does(&announce("r2", End::Retired)),
+        AnnounceAct::InProgress { .. }
+    ));
+    insta::assert_json_snapshot!("retired", announcement);
+}
+
+#[test]
+fn whoever_signs_in_again_begins_anew_and_a_copy_of_their_removal_is_none() {
+    let mut world = World::new();
+    world.ready("e1");
+    world.does(&retire("r1"));
+    world.does(&announce("r1", End::Retired));
+    assert_eq!(world.does(&onboard("s2")), OnboardAct::Onboarded);
+    assert_eq!(world.agent.state, AgentState::Absent);
+    assert_eq!(world.agent.allowance, Some(allowance()));
+    let after = world.agent.clone();
+    assert_eq!(world.does(&retire("r1")), RetireAct::Announce);
+    assert_eq!(world.agent, after, "I4");
+    assert!(matches!(world.request("e2"), RequestAct::Claim { .. }));
+}
+
+#[test]
 fn announcements_on_the_wire() {
     let mut world = World::new();
     let AnnounceAct::Publish {
@@ -383,6 +532,9 @@ enum Step {
     AnnounceFailed,
     AnnounceRecorded,
     Published,
+    Onboard,
+    Retire,
+    AnnounceRetired,
     Wait(i64),
 }
 
@@ -396,6 +548,9 @@ fn steps() -> impl Strategy<Value = Vec<(Step, usize, usize)>> {
         2 => Just(Step::AnnounceFailed),
         1 => Just(Step::AnnounceRecorded),
         2 => Just(Step::Published),
+        1 => Just(Step::Onboard),
+        1 => Just(Step::Retire),
+        1 => Just(Step::AnnounceRetired),
         2 => (0_i64..2000).prop_map(Step::Wait),
     ];
     prop::collection::vec((step, 0..3_usize, 0..2_usize), 1..60)
@@ -429,6 +584,9 @@ proptest! {
                     let attempt = world.outcomes.get(&id(event)).map(|o| o.publication.attempt);
                     world.does(&published(event, attempt.map_or(1, NonZeroU32::get)));
                 }
+                Step::Onboard => { world.does(&onboard(event)); }
+                Step::Retire => { world.does(&retire(event)); }
+                Step::AnnounceRetired => { world.does(&announce(event, End::Retired)); }
                 Step::Wait(seconds) => world.pass(SignedDuration::from_secs(seconds)),
             }
             check(&before, &step, &id(event), &world)?;
@@ -445,11 +603,21 @@ fn check(before: &World, step: &Step, event: &EventId, after: &World) -> Result<
         prop_assert_eq!(&now.announcement, &outcome.announcement);
         prop_assert!(outcome.publication.pending_until.is_some() || now == outcome);
     }
-    // I4: an event that has its outcome never touches the agent again.
-    if before.outcomes.contains_key(event) {
+    // I4: an event that has its outcome never touches the agent again. A sign-in has none: that it was
+    // served shows in the record.
+    if before.outcomes.contains_key(event) && !matches!(step, Step::Onboard) {
         prop_assert_eq!(&before.agent, &after.agent, "{:?} of {} again", step, event);
     }
     match (&before.agent.state, &after.agent.state) {
+        // What is over stays so, until its user signs in again.
+        (AgentState::Retiring(_), next) => prop_assert!(next.is_over(), "{:?}", next),
+        (AgentState::Retired(old), AgentState::Retired(new)) => prop_assert_eq!(old, new),
+        (AgentState::Retired(_), next) => {
+            prop_assert!(matches!(step, Step::Onboard));
+            prop_assert_eq!(next, &AgentState::Absent);
+        }
+        (_, AgentState::Retiring(_)) => prop_assert!(matches!(step, Step::Retire)),
+        (from, AgentState::Retired(_)) => prop_assert!(false, "{:?}", from),
         // Ready is only left by another event that has found the claim gone.
         (AgentState::Ready(held), AgentState::Ready(still)) => prop_assert_eq!(held, still),
         (AgentState::Ready(held), next) => {

@@ -286,6 +286,7 @@ fn a_sign_in_is_read_as_it_was_written_and_one_that_names_no_user_is_refused() {
         id: EventId::parse("sign-in.8f507cfc").unwrap(),
         at: Timestamp::UNIX_EPOCH,
         user_key: UserKey::derive("us-east-1_Pool", "sub-1"),
+        sub: Sub::parse("sub-1").unwrap(),
         correlation_id: None,
     };
     let event = |detail: Value| json!({"detail-type": UserSignedIn::DETAIL_TYPE, "detail": detail});
@@ -297,4 +298,100 @@ fn a_sign_in_is_read_as_it_was_written_and_one_that_names_no_user_is_refused() {
     detail["user_key"] = json!("ada@example.com");
     let refused = UserSignedIn::from_event(&event(detail)).unwrap_err();
     assert_eq!(refused.field, "detail.user_key");
+}
+
+fn removal_of(call: &str, changes: &Value) -> Result<Removal, EventRejected> {
+    let mut detail = json!({
+        "eventVersion": "1.08",
+        "eventTime": "2026-11-28T10:00:00Z",
+        "eventSource": "cognito-idp.amazonaws.com",
+        "eventName": call,
+        "requestParameters": {
+            "userPoolId": "us-east-1_Pool",
+            "username": "HIDDEN_DUE_TO_SECURITY_REASONS"
+        },
+        "responseElements": null,
+        "additionalEventData": { "sub": "4f5e1a1c-0c8b-4e3a-9c6d-1b2a3c4d5e6f" },
+        "eventID": "0e9e5a8f-3c1b-4c2e-9f93-6d9e8b8d7a11"
+    });
+    for (field, value) in changes.as_object().unwrap() {
+        detail[field] = value.clone();
+    }
+    Removal::from_event(&json!({
+        "detail-type": AccountCall::DETAIL_TYPE, "source": AccountCall::SOURCE, "detail": detail
+    }))
+}
+
+#[test]
+fn calls_that_end_an_account_are_read_as_cloudtrail_reports_them() {
+    for call in AccountCall::CALLS {
+        let Removal::Seen(seen) = removal_of(call, &json!({})).unwrap() else {
+            panic!("{call}");
+        };
+        assert_eq!(
+            seen.id.as_str(),
+            "cloudtrail.0e9e5a8f-3c1b-4c2e-9f93-6d9e8b8d7a11"
+        );
+        assert_eq!(seen.pool_id.as_deref(), Some("us-east-1_Pool"));
+        assert_eq!(
+            seen.sub.map(String::from).as_deref(),
+            Some("4f5e1a1c-0c8b-4e3a-9c6d-1b2a3c4d5e6f")
+        );
+        assert!(!seen.failed);
+    }
+    let Removal::Seen(seen) = removal_of("DeleteUser", &json!({"errorCode": ""})).unwrap() else {
+        panic!();
+    };
+    assert!(!seen.failed);
+    // Who deletes themselves names no pool, and a call that failed no account.
+    let changes = json!({
+        "requestParameters": { "accessToken": "HIDDEN_DUE_TO_SECURITY_REASONS" },
+        "additionalEventData": null,
+        "errorCode": "NotAuthorizedException"
+    });
+    let Removal::Seen(seen) = removal_of("DeleteUser", &changes).unwrap() else {
+        panic!();
+    };
+    assert_eq!((seen.pool_id, seen.sub, seen.failed), (None, None, true));
+}
+
+/// I6
+#[test]
+fn what_is_no_end_of_an_account_is_refused() {
+    for (call, changes) in [
+        ("AdminEnableUser", json!({})),
+        ("DeleteUser", json!({"eventID": ""})),
+        ("DeleteUser", json!({"eventID": "a b"})),
+        ("DeleteUser", json!({"eventTime": "yesterday"})),
+        (
+            "DeleteUser",
+            json!({"requestParameters": {"userPoolId": 7}}),
+        ),
+        ("DeleteUser", json!({"requestParameters": "all"})),
+        (
+            "DeleteUser",
+            json!({"additionalEventData": {"sub": "x\" or sub ^= \""}}),
+        ),
+    ] {
+        assert!(removal_of(call, &changes).is_err(), "{call} {changes}");
+    }
+    // Only AWS can say so in its own name.
+    let forged = json!({
+        "detail-type": AccountCall::DETAIL_TYPE, "source": "carapace.signup",
+        "detail": {"eventName": "DeleteUser", "eventID": "1", "eventTime": "2026-11-28T10:00:00Z"}
+    });
+    assert_eq!(Removal::from_event(&forged).unwrap_err().field, "source");
+}
+
+#[test]
+fn an_operators_removal_is_read_as_it_was_written() {
+    let deleted = UserDeleted {
+        version: VERSION,
+        id: EventId::parse("clawctl.01").unwrap(),
+        at: "2026-11-28T10:00:00Z".parse().unwrap(),
+        user_key: UserKey::derive("us-east-1_Pool", "sub-1"),
+        correlation_id: None,
+    };
+    let event = json!({"detail-type": UserDeleted::DETAIL_TYPE, "detail": deleted});
+    assert_eq!(Removal::from_event(&event), Ok(Removal::Told(deleted)));
 }

@@ -66,6 +66,8 @@ pub enum NotLinked {
     NotConfirmed,
     /// An administrator has locked their account, or the policy blocks their address.
     Disabled,
+    /// Their agent was removed, and they have not signed in since.
+    Removed,
     /// Their mailbox was entered for an account that has another by now, so it isn't clear which is
     /// theirs.
     Ambiguous,
@@ -87,10 +89,11 @@ pub enum NotLinked {
 
 impl NotLinked {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NotSignedUp,
         Self::NotConfirmed,
         Self::Disabled,
+        Self::Removed,
         Self::Ambiguous,
         Self::Bot,
         Self::Deactivated,
@@ -114,6 +117,12 @@ impl NotLinked {
                 return format!(
                     "Your sign-up isn't complete yet: confirm your email address at {sign_up_url} \
                      with the code you were sent, then write to me again."
+                );
+            }
+            Self::Removed => {
+                return format!(
+                    "Your agent was removed. Sign in at {sign_up_url} to get a new one, then write \
+                     to me again."
                 );
             }
             Self::Disabled => {
@@ -402,7 +411,10 @@ mod tests {
         let url = "https://sign-up.example.com/";
         for why in NotLinked::ALL {
             let text = why.text(url);
-            let helps = matches!(why, NotLinked::NotSignedUp | NotLinked::NotConfirmed);
+            let helps = matches!(
+                why,
+                NotLinked::NotSignedUp | NotLinked::NotConfirmed | NotLinked::Removed
+            );
             assert_eq!(text.contains(url), helps, "{why:?}: {text}");
             assert!(
                 (10..300).contains(&text.len()) && !text.contains("  "),

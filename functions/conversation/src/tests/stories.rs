@@ -845,6 +845,99 @@ fn whoever_is_locked_or_deleted_or_blocked_has_no_agent_after_an_hour() {
     assert_eq!(accept(&world, "Ev1").unwrap()["reason"], "Disabled");
 }
 
+/// I6: at once, not when the link has expired; and in the words that fit.
+#[test]
+fn whose_agent_was_removed_is_told_why_with_their_next_message() {
+    type Change = fn(&World);
+    let changes: [(&str, Change); 3] = [
+        ("Disabled", |world| {
+            world.look(|state| state.accounts.get_mut("ada").unwrap().enabled = false);
+        }),
+        ("NotSignedUp", |world| {
+            world.look(|state| state.accounts.clear());
+        }),
+        // Enabled again, and not signed in since.
+        ("Removed", |_| {}),
+    ];
+    for (reason, change) in changes {
+        let world = World::new();
+        run(&world, "Ev1", "one");
+        change(&world);
+        world.retire();
+        let links = world.look(|state| state.links.clone());
+        let answer = accept(&world, "Ev2").unwrap();
+        assert_eq!(
+            (&answer["outcome"], &answer["reason"]),
+            (&json!("not_linked"), &json!(reason))
+        );
+        assert_eq!(answer["event_id"], "slack.Ev2");
+        assert_eq!(accept(&world, "Ev1").unwrap()["outcome"], "duplicate", "I4");
+        assert_eq!(world.outcomes().len(), 1, "nothing is put into the inbox");
+        world.look(|state| assert_eq!(state.links, links, "nothing is kept of them anew"));
+    }
+}
+
+/// Deleted and signed up again: another user, whatever the link of an hour ago says.
+#[test]
+fn who_has_signed_up_again_after_a_removal_is_served_as_who_they_are_now() {
+    let world = World::new();
+    run(&world, "Ev1", "one");
+    world.retire();
+    world.sign_up(
+        "ada@example.com",
+        "u-2",
+        account("sub-2", "ada@example.com"),
+    );
+    let answer = accept(&world, "Ev2").unwrap();
+    let key = UserKey::derive("eu-central-1_Pool", "sub-2");
+    assert_eq!(answer["outcome"], "run");
+    assert_eq!(answer["user_key"], key.as_str());
+}
+
+/// The removal may come between any two calls of a step.
+#[test]
+fn a_message_that_races_with_a_removal_is_in_the_inbox_before_it_or_not_at_all() {
+    let (mut before, mut not_at_all) = (0, 0);
+    for seed in 1..=160 {
+        let world = World::seeded(seed);
+        let payload = json!({"event": event("Ev1", "hello"), "execution": "x-1"});
+        let removal = async {
+            for _ in 0..seed / 2 {
+                world.others().await;
+            }
+            let put = world.outcomes().len();
+            world.look(|state| state.accounts.get_mut("ada").unwrap().enabled = false);
+            world.retire();
+            put
+        };
+        let step = world.accept();
+        let (answer, put) = world.time.run(join(step.handle(payload), removal));
+        assert_eq!(world.outcomes().len(), put, "seed {seed}: {answer:?}");
+        if put == 0 {
+            let answer = answer.unwrap();
+            assert_eq!(answer["outcome"], "not_linked", "seed {seed}");
+            not_at_all += 1;
+        } else {
+            before += 1;
+        }
+    }
+    assert!(before > 0 && not_at_all > 0, "{before} {not_at_all}");
+}
+
+#[test]
+fn what_is_left_behind_of_somebody_who_was_removed_meanwhile_is_not_served() {
+    let world = World::new();
+    accept(&world, "Ev1").unwrap();
+    world.retire();
+    let payload = json!({"event": ended("x-Ev1", None), "execution": "x-2"});
+    let answer = world
+        .time
+        .run(async { world.accept().handle(payload).await })
+        .unwrap();
+    assert_eq!(answer["reason"], "Removed");
+    assert_eq!(answer["event_id"], "slack.Ev1");
+}
+
 /// I4: who had an agent then has an answer, and who had none was told so.
 #[test]
 fn a_message_that_comes_back_is_not_answered_anew_because_its_author_has_come_or_gone() {

@@ -3,9 +3,9 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 
 use carapace_core::{
-    ClaimName, ClaimUid, ConversationId, EventId, Holder, PoolName, SandboxName, SlackUserId,
-    TeamId, UserKey,
-    agent::{AgentRecord, AgentState, Assigned, Change, Held, Known, Version},
+    ClaimName, ClaimUid, ConversationId, EventId, Holder, PoolName, Reason, SandboxName,
+    SlackUserId, TeamId, UserKey,
+    agent::{AgentRecord, AgentState, Assigned, Change, Held, Known, Retirement, Version},
     claim::{ClaimView, Condition, WantedClaim},
     conversation::{ConversationKey, Lease, LeaseChange, Queued, QueuedChange, TurnOutcome},
     email::EmailAddress,
@@ -255,6 +255,23 @@ impl World {
         });
     }
 
+    /// The user is one no more, for all that the record says.
+    pub(super) fn retire(&self) {
+        self.lose_claim();
+        self.look(|state| {
+            let retirement = Retirement {
+                event: EventId::parse("removal").unwrap(),
+                reason: Reason::of_error("UserDisabled"),
+            };
+            let record = AgentRecord {
+                version: Version(2),
+                state: AgentState::Retiring(retirement),
+                ..AgentRecord::absent(user())
+            };
+            state.agents.insert(user(), record);
+        });
+    }
+
     /// The agent, its claim and its sandbox are gone, and its record says so.
     pub(super) fn lose_agent(&self) {
         self.lose_claim();
@@ -360,6 +377,11 @@ impl State {
         true
     }
 
+    fn is_over(&self, user: &UserKey) -> bool {
+        let agent = self.agents.get(user);
+        agent.is_some_and(|agent| agent.state.is_over())
+    }
+
     fn conflict(&mut self) -> bool {
         let conflict = self.conflicts > 0;
         self.conflicts = self.conflicts.saturating_sub(1);
@@ -370,6 +392,9 @@ impl State {
         let key = conversation(&change.lease.key);
         let version = self.leases.get(&key).map(|lease| lease.version);
         if self.conflict() || version.unwrap_or_default() != change.read {
+            return Saved::Overtaken;
+        }
+        if change.append.is_some() && self.is_over(&change.lease.key.user) {
             return Saved::Overtaken;
         }
         if let Some(event) = &change.once
@@ -466,8 +491,10 @@ impl Links for World {
         link: &Link,
     ) -> Result<(), Trouble> {
         let key = (team.clone(), user.clone());
-        self.call(|state| state.links.insert(key, link.clone()))
-            .await;
+        let save = |state: &mut State| {
+            state.links.insert(key, link.clone());
+        };
+        self.call(save).await;
         Ok(())
     }
 }

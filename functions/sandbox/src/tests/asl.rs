@@ -5,12 +5,15 @@ use std::collections::BTreeSet;
 use carapace_control_plane::lambda::Named;
 use carapace_test_support::{Retrier, State};
 
-use super::machine::machine;
+use super::{machine::machine, users};
 use crate::{
-    announce::{AnnounceFailedError, AnnounceReadyError, AnnounceRecordedError},
+    announce::{
+        AnnounceFailedError, AnnounceReadyError, AnnounceRecordedError, AnnounceRetiredError,
+    },
     bind::BindError,
     claim::{ClaimError, PATIENCE},
     release::ReleaseError,
+    retire::{self, RetireError},
 };
 
 /// What the function that a state invokes can raise.
@@ -38,6 +41,28 @@ fn every_error_is_handled_where_it_can_be_raised_and_no_other_is() {
             ),
         }
     }
+}
+
+#[test]
+fn every_error_of_a_retirement_is_handled_where_it_can_be_raised() {
+    let machine = users::offboard();
+    machine.assert_handles("RetireSandbox", RetireError::NAMES);
+    machine.assert_handles("AnnounceRetired", AnnounceRetiredError::NAMES);
+}
+
+/// A pod that is asked to stop has half a minute for it, and its node may be slow.
+#[test]
+fn a_claim_that_is_being_deleted_is_waited_for() {
+    let machine = users::offboard();
+    let state = &machine.states["RetireSandbox"];
+    let waiting = state
+        .retry
+        .iter()
+        .find(|r| r.error_equals == ["ClaimStillThere"])
+        .unwrap();
+    let each = retire::PATIENCE.as_secs() + waiting.interval_seconds;
+    assert!(u64::from(waiting.max_attempts) * each > 300);
+    assert!(state.timeout_seconds.unwrap() >= 2 * retire::PATIENCE.as_secs());
 }
 
 /// Crashes, throttling and transport: a function that dies anywhere is called again.

@@ -1,11 +1,13 @@
 //! The state machine `sandbox-create`, run from its own file, on a world in memory.
 
-use carapace_core::PoolName;
+use carapace_core::{PoolName, allowance::Allowance};
 use carapace_test_support::{Diagnostic, End, Execution, Machine, Steps, Time};
 use serde_json::{Value, json};
 
 use super::world::World;
-use crate::{announce::AnnounceOutcome, bind::BindSandbox, claim::ClaimSandbox};
+use crate::{
+    announce::AnnounceOutcome, bind::BindSandbox, claim::ClaimSandbox, retire::RetireSandbox,
+};
 
 /// The machine as it is deployed.
 pub(super) fn machine() -> Machine {
@@ -73,10 +75,30 @@ fn sandbox_bind(world: &World) -> BindSandbox<World, World, World, World, Time> 
         model_keys: world.clone(),
         agentd: world.clone(),
         clock: world.time.clone(),
+        default_allowance: default_allowance(),
     }
 }
 
-fn sandbox_announce(world: &World) -> AnnounceOutcome<World, World, Time> {
+/// What a user may spend for whom nothing is settled.
+pub(super) fn default_allowance() -> Allowance {
+    Allowance {
+        budget_usd: 1,
+        budget_days: 1,
+        requests_per_minute: 1,
+        tokens_per_minute: 1,
+    }
+}
+
+pub(super) fn sandbox_retire(world: &World) -> RetireSandbox<World, World, World, Time> {
+    RetireSandbox {
+        ledger: world.clone(),
+        claims: world.clone(),
+        model_users: world.clone(),
+        clock: world.time.clone(),
+    }
+}
+
+pub(super) fn sandbox_announce(world: &World) -> AnnounceOutcome<World, World, Time> {
     AnnounceOutcome {
         ledger: world.clone(),
         bus: world.clone(),

@@ -5,23 +5,41 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
 use carapace_core::{
-    ClaimName, ClaimUid, EventId, PoolName, SandboxName, UserKey,
+    ClaimName, ClaimUid, EventId, PoolName, SandboxName, Sub, UserKey,
     agent::{AgentRecord, AgentState, Announcement, Change, Known, Outcome},
     agentd::{BindRequest, ModelKey},
+    allowance::Allowance,
     claim::{ClaimView, Condition, WantedClaim},
+    email::EmailAddress,
     history::{self, Entry},
+    identity::{IdentityKey, Policies, Username},
     model_key::MasterKey,
+    policy::Policy,
     ports::{
-        Agentd, BindTrouble, Bus, ClaimChange, ClaimTrouble, Claims, Clock, Deleted, Ledger,
-        ModelKeyTrouble, ModelKeys, Saved, Trouble,
+        Agentd, BindTrouble, Bus, ClaimChange, ClaimTrouble, Claims, Clock, Deleted, Directory,
+        Ledger, ModelKeyTrouble, ModelKeys, ModelUsers, Possessions, Purged, Registration,
+        Registrations, Roster, Saved, Trouble,
     },
+    slack::profile::Account,
 };
 use carapace_test_support::Time;
 use jiff::{SignedDuration, Timestamp};
+
+/// The user pool.
+pub(super) const POOL: &str = "eu-central-1_Pool";
+
+fn policy() -> Policy {
+    let policy = r#"{
+        "version": 1, "allowed_domains": ["example.com"], "plus_tags": "same_identity",
+        "blocked_addresses": [], "sign_ups_per_domain_per_hour": 1
+    }"#;
+    Policy::parse(policy).unwrap()
+}
 
 /// The world, shared by everybody in it.
 #[derive(Clone)]
@@ -41,6 +59,19 @@ pub(super) struct State {
     pub(super) bus_failures: u32,
     pub(super) master_key: &'static str,
     pub(super) keys: BTreeMap<String, UserKey>,
+    /// What each user whom the gateway knows may spend.
+    pub(super) spenders: BTreeMap<UserKey, Allowance>,
+    /// How long the next call to make a key is on its way.
+    pub(super) key_delay: Duration,
+    /// How many calls to remove a user from the gateway will fail yet.
+    pub(super) gateway_failures: u32,
+    /// By their usernames.
+    pub(super) accounts: BTreeMap<String, Account>,
+    pub(super) registrations: BTreeMap<UserKey, Registration>,
+    /// For whose username each mailbox is entered.
+    pub(super) identities: BTreeMap<String, Username>,
+    /// How many links, leases and messages there are of each user.
+    pub(super) possessions: BTreeMap<UserKey, usize>,
     /// Whose each sandbox is, and with which key. It never forgets.
     pub(super) bound: BTreeMap<SandboxName, (UserKey, ModelKey)>,
     /// How many calls to a daemon will find nobody.
@@ -88,6 +119,13 @@ impl World {
             bus_failures: 0,
             master_key: "sk-master-key",
             keys: BTreeMap::new(),
+            spenders: BTreeMap::new(),
+            key_delay: Duration::ZERO,
+            gateway_failures: 0,
+            accounts: BTreeMap::new(),
+            registrations: BTreeMap::new(),
+            identities: BTreeMap::new(),
+            possessions: BTreeMap::new(),
             bound: BTreeMap::new(),
             agentd_failures: 0,
             freeze: None,
@@ -138,6 +176,43 @@ impl World {
                 .get(user)
                 .map_or(AgentState::Absent, |a| a.state.clone())
         })
+    }
+
+    pub(super) fn record(&self, user: &UserKey) -> Option<AgentRecord> {
+        self.look(|state| state.agents.get(user).cloned())
+    }
+
+    /// Somebody has signed up; this is the name of their account.
+    pub(super) fn sign_up(&self, username: &str, sub: &str, email: &str) {
+        let address = EmailAddress::parse(email).unwrap();
+        let mailbox = policy().identity(&address).unwrap();
+        let identity = IdentityKey::derive(POOL, &mailbox);
+        let account = Account {
+            sub: sub.to_owned(),
+            address: Some(address),
+            confirmed: true,
+            email_verified: true,
+            enabled: true,
+        };
+        self.look(|state| {
+            let username = Username::parse(username).unwrap();
+            state.accounts.insert(username.as_str().to_owned(), account);
+            state
+                .identities
+                .insert(identity.as_str().to_owned(), username);
+        });
+    }
+
+    pub(super) fn disable(&self, username: &str) {
+        self.look(|state| state.accounts.get_mut(username).unwrap().enabled = false);
+    }
+
+    pub(super) fn enable(&self, username: &str) {
+        self.look(|state| state.accounts.get_mut(username).unwrap().enabled = true);
+    }
+
+    pub(super) fn delete_account(&self, username: &str) {
+        self.look(|state| state.accounts.remove(username)).unwrap();
     }
 
     pub(super) fn claim(&self, user: &UserKey) -> Option<ClaimView> {
@@ -446,14 +521,117 @@ impl Bus for World {
 }
 
 impl ModelKeys for World {
-    async fn issue(&self, user: &UserKey, claim: &ClaimUid) -> Result<ModelKey, ModelKeyTrouble> {
+    async fn issue(
+        &self,
+        user: &UserKey,
+        claim: &ClaimUid,
+        allowance: &Allowance,
+    ) -> Result<ModelKey, ModelKeyTrouble> {
+        let delay = self.look(|state| std::mem::take(&mut state.key_delay));
+        self.time.sleep(delay).await;
         let issue = |state: &mut State| {
             let master = MasterKey::parse(state.master_key).unwrap();
             let key = master.derive(user, claim).unwrap();
             state.keys.insert(key.expose().to_owned(), user.clone());
+            state.spenders.insert(user.clone(), *allowance);
             key
         };
         Ok(self.call(issue).await)
+    }
+}
+
+impl ModelUsers for World {
+    async fn remove(&self, user: &UserKey) -> Result<(), ModelKeyTrouble> {
+        let remove = |state: &mut State| {
+            if let Some(left) = state.gateway_failures.checked_sub(1) {
+                state.gateway_failures = left;
+                return Err(ModelKeyTrouble::Unavailable("busy".into()));
+            }
+            state.spenders.remove(user);
+            state.keys.retain(|_, owner| owner != user);
+            Ok(())
+        };
+        self.call(remove).await
+    }
+}
+
+impl Possessions for World {
+    async fn purge(&self, user: &UserKey, most: usize) -> Result<Purged, Trouble> {
+        let purge = |state: &mut State| {
+            let left = state.possessions.remove(user).unwrap_or_default();
+            let deleted = left.min(most);
+            if left > deleted {
+                state.possessions.insert(user.clone(), left - deleted);
+            }
+            Purged {
+                deleted,
+                more: left > deleted,
+            }
+        };
+        let purged = self.call(purge).await;
+        // As long as it takes to delete so much.
+        let took = u64::try_from(purged.deleted).unwrap() * 10;
+        self.time.sleep(Duration::from_millis(took)).await;
+        Ok(purged)
+    }
+}
+
+impl Registrations for World {
+    async fn registration(&self, user: &UserKey) -> Result<Option<Registration>, Trouble> {
+        let registration = |state: &mut State| state.registrations.get(user).cloned();
+        Ok(self.call(registration).await)
+    }
+
+    async fn save_registration(
+        &self,
+        user: &UserKey,
+        registration: &Registration,
+    ) -> Result<(), Trouble> {
+        self.call(|state| {
+            state
+                .registrations
+                .insert(user.clone(), registration.clone());
+        })
+        .await;
+        Ok(())
+    }
+
+    async fn forget(&self, user: &UserKey, registration: &Registration) -> Result<(), Trouble> {
+        self.call(|state| {
+            let identity = registration.identity.as_ref();
+            if let Some(key) = identity.map(IdentityKey::as_str)
+                && state.identities.get(key) == Some(&registration.username)
+            {
+                state.identities.remove(key);
+            }
+            state.registrations.remove(user);
+        })
+        .await;
+        Ok(())
+    }
+}
+
+impl Directory for World {
+    async fn account(&self, username: &Username) -> Result<Option<Account>, Trouble> {
+        let account = |state: &mut State| state.accounts.get(username.as_str()).cloned();
+        Ok(self.call(account).await)
+    }
+}
+
+impl Roster for World {
+    async fn by_sub(&self, sub: &Sub) -> Result<Option<(Username, Account)>, Trouble> {
+        let found = |state: &mut State| {
+            let mut accounts = state.accounts.iter();
+            let found = accounts.find(|(_, account)| account.sub == sub.as_str());
+            found.map(|(name, account)| (Username::parse(name).unwrap(), account.clone()))
+        };
+        Ok(self.call(found).await)
+    }
+}
+
+impl Policies for World {
+    async fn policy(&self) -> Result<Arc<Policy>, Trouble> {
+        Ok(Arc::new(policy()))
     }
 }
 

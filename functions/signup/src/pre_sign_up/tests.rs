@@ -378,6 +378,26 @@ async fn a_provider_that_the_policy_names_brings_its_own_domains_and_no_other() 
     assert_eq!(world.ask(asked).await, Err(SignUpDenied::DomainNotAllowed));
 }
 
+/// As people have logged it: mapped attributes, empty aliases, and nothing of who issued the token.
+#[tokio::test]
+async fn what_cognito_says_at_a_first_sign_in_through_a_provider_is_enough() {
+    let mut asked = through_acme("ada@acme.example");
+    asked["request"] = json!({
+        "userAttributes": {
+            "cognito:email_alias": "",
+            "cognito:phone_number_alias": "",
+            "email_verified": "true",
+            "email": "ada@acme.example"
+        },
+        "validationData": {}
+    });
+    let answer = World::new().ask(asked.clone()).await.unwrap();
+    assert_eq!(answer["request"], asked["request"]);
+    asked["request"]["userAttributes"]["email"] = json!("ada@example.com");
+    let answer = World::new().ask(asked).await;
+    assert_eq!(answer, Err(SignUpDenied::DomainNotAllowed));
+}
+
 #[tokio::test]
 async fn what_the_event_says_of_a_provider_has_to_fit_the_policy() {
     let with = |name: &str, value: &str| {

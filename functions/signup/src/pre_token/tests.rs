@@ -113,6 +113,21 @@ async fn who_signs_in_is_announced_once_and_tokens_made_anew_are_no_sign_in() {
     assert!(world.announced.borrow().is_empty() && world.lost().is_empty());
 }
 
+/// Whoever hears of the sign-in looks the account up by it, in an expression.
+#[tokio::test]
+async fn a_sub_that_is_none_is_in_the_claim_and_not_on_the_bus() {
+    let world = World::default();
+    for sub in ["sub 1", "sub\"1", &"s".repeat(65)] {
+        let mut asked = sign_in();
+        asked["request"]["userAttributes"]["sub"] = json!(sub);
+        let answer = world.ask(asked).await;
+        let key = UserKey::derive("us-east-1_Pool", sub);
+        assert!(answer.to_string().contains(key.as_str()), "{sub}");
+        assert_eq!(world.lost().len(), 1, "{sub}");
+    }
+    assert!(world.announced.borrow().is_empty());
+}
+
 /// Cognito makes no tokens if we fail or are late.
 #[tokio::test]
 async fn a_bus_that_fails_or_is_silent_costs_the_signal_and_not_the_sign_in() {

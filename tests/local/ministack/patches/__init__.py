@@ -17,6 +17,7 @@ ORDER = (
     "http_api",
     "stepfunctions",
     "eventbridge",
+    "cloudtrail",
     "alarms",
     "eks",
     "cloudformation",

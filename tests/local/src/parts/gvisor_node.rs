@@ -3,13 +3,14 @@
 //! gVisor stands in for Kata under Kata's name, `kata-qemu`: each pod has a kernel of its own, but
 //! there is no hardware VM around it.
 
-use std::path::Path;
+use std::{fs, os::unix::fs::symlink, path::Path};
 
+use futures::future::try_join_all;
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::spawn_local;
 
-use crate::{certificates::Identity, cgroups, supervisor::Part};
+use crate::{UnpackedImage, certificates::Identity, cgroups, supervisor::Part};
 
 use super::{
     PartFailure, Site, answers, gate,
@@ -20,6 +21,9 @@ use super::{
 pub(super) const PARTS: usize = 4;
 
 const NODE: &str = "node-1";
+/// containerd's snapshotters: overlays, and copies where there can be none.
+const OVERLAYFS: &str = "overlayfs";
+const NATIVE: &str = "native";
 /// The image that holds each pod's namespaces; it must be among the stack's images.
 const PAUSE_IMAGE: &str = "carapace.local/pause:dev";
 /// What the pods' network is called by the CNI plug-ins.
@@ -29,20 +33,25 @@ const KUBE_PROXY_HEALTH: u16 = 10256;
 const KUBE_ROUTER_HEALTH: u16 = 20244;
 
 pub(super) async fn start(site: &Site) -> Result<(), PartFailure> {
-    start_containerd(site).await?;
-    for image in &site.plan.images {
-        import(site, image).await?;
-    }
-    site.await_api().await;
     tokio::try_join!(
-        start_kube_router(site),
-        start_kube_proxy(site),
-        start_kubelet(site),
+        async {
+            let snapshotter = start_containerd(site).await?;
+            // No pod can be there before the stack is up, so that nothing asks for an image earlier.
+            tokio::try_join!(import_all(site, snapshotter), async {
+                site.await_api().await;
+                start_kubelet(site).await
+            })
+        },
+        async {
+            site.await_api().await;
+            tokio::try_join!(start_kube_router(site), start_kube_proxy(site))
+        },
     )?;
     Ok(())
 }
 
-async fn start_containerd(site: &Site) -> Result<(), PartFailure> {
+/// Gives the snapshotter that it uses.
+async fn start_containerd(site: &Site) -> Result<&'static str, PartFailure> {
     const PART: &str = "containerd";
     let data = site.data(PART)?;
     let socket = site.state.containerd_socket();
@@ -51,8 +60,8 @@ async fn start_containerd(site: &Site) -> Result<(), PartFailure> {
     write(PART, &runsc, "[runsc_config]\n  platform = \"systrap\"\n")?;
     // Its own overlays cannot lie on another one, as the root of a container usually is.
     let snapshotter = match statfs(&data).map(|stat| stat.filesystem_type()) {
-        Ok(OVERLAYFS_SUPER_MAGIC) => "native",
-        _ => "overlayfs",
+        Ok(OVERLAYFS_SUPER_MAGIC) => NATIVE,
+        _ => OVERLAYFS,
     };
     let config = data.join("config.toml");
     write(
@@ -138,16 +147,65 @@ disabled_plugins = [
             .map(|_| true)
             .map_err(|failure| failure.problem)
     })
-    .await
+    .await?;
+    Ok(snapshotter)
+}
+
+async fn import_all(site: &Site, snapshotter: &str) -> Result<(), PartFailure> {
+    let images = site.plan.images.iter().map(|image| import(site, image));
+    let unpacked = site.plan.unpacked.iter().map(|image| async move {
+        match snapshotter {
+            OVERLAYFS => adopt(site, image).await,
+            _ => import(site, &image.archive).await,
+        }
+    });
+    tokio::try_join!(try_join_all(images), try_join_all(unpacked))?;
+    Ok(())
 }
 
 async fn import(site: &Site, image: &Path) -> Result<(), PartFailure> {
+    let mut import = ctr(site, &["images", "import", "--local"]);
+    import.arg(image);
+    run("containerd", import, "").await.map(drop)
+}
+
+/// Makes an image of files that are on the disk already. A layer whose snapshot is there is not
+/// unpacked, and then nothing asks for the layer itself: containerd does the same for layers that
+/// images have in common.
+async fn adopt(site: &Site, image: &UnpackedImage) -> Result<(), PartFailure> {
+    const PART: &str = "containerd";
+    let failed = |problem: String| {
+        let root = image.root.display();
+        PartFailure::new(PART, format!("using the unpacked image {root}: {problem}"))
+    };
+    let snapshots = ["snapshots", "--snapshotter", OVERLAYFS];
+    let unfinished = format!("unpacked {}", image.layer);
+    let mut prepare = ctr(site, &snapshots);
+    prepare.args(["prepare", "--mounts", &unfinished]);
+    let mounts = run(PART, prepare, "").await?;
+    let mounts: Value =
+        serde_json::from_str(&mounts).map_err(|error| failed(format!("{error}: {mounts}")))?;
+    let directory = mounts[0]["Source"]
+        .as_str()
+        .ok_or_else(|| failed(format!("its snapshot has no directory: {mounts}")))?;
+    fs::remove_dir(directory)
+        .and_then(|()| symlink(&image.root, directory))
+        .map_err(|error| failed(format!("{directory}: {error}")))?;
+    let mut commit = ctr(site, &snapshots);
+    // The name under which containerd looks for a layer that has none below it.
+    commit.args(["commit", &image.layer, &unfinished]);
+    run(PART, commit, "").await?;
+    import(site, &image.description).await
+}
+
+/// containerd's client, for what the kubelet sees.
+fn ctr(site: &Site, arguments: &[&str]) -> tokio::process::Command {
     let mut ctr = tokio::process::Command::new(site.program("ctr"));
     ctr.arg("--address")
         .arg(site.state.containerd_socket())
-        .args(["--namespace", "k8s.io", "images", "import", "--local"])
-        .arg(image);
-    run("containerd", ctr, "").await.map(drop)
+        .args(["--namespace", "k8s.io"])
+        .args(arguments);
+    ctr
 }
 
 async fn start_kubelet(site: &Site) -> Result<(), PartFailure> {

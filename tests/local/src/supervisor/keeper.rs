@@ -77,6 +77,20 @@ fn keep(plan: Plan, state: &StateDir, reporter: &Reporter) -> Result<(), PartFai
     let mut janitor =
         Janitor::hire(&plan.id, state, &lock).map_err(failed("starting the janitor"))?;
 
+    // Until the stack has ended: its containers read from there.
+    let _unpacked: Vec<_> = plan
+        .unpacked
+        .iter()
+        .map(|image| {
+            image.hold().map_err(|error| {
+                let root = image.root.display();
+                PartFailure::new(
+                    SUPERVISOR,
+                    format!("using the unpacked image {root}: {error}"),
+                )
+            })
+        })
+        .collect::<Result<_, _>>()?;
     let aws = HostPort::take().map_err(failed("choosing a port"))?;
     let kube_api = HostPort::take().map_err(failed("choosing a port"))?;
     let slack = HostPort::take().map_err(failed("choosing a port"))?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeKind, StackError, StackInfo};
+use crate::{NodeKind, StackError, StackInfo, UnpackedImage};
 
 /// Everything the keeper needs to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     pub(crate) kwok_stages: Option<PathBuf>,
     /// OCI archives for the real node; one of them holds the pause image.
     pub(crate) images: Vec<PathBuf>,
+    /// Images whose root filesystems are on the disk already.
+    pub(crate) unpacked: Vec<UnpackedImage>,
 }
 
 /// How MiniStack is started.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
+use carapace_local::UnpackedImage;
 use carapace_oci_image::{Image, ImageFile, ImageSpec, Reference};
 
 /// What the tests' pods run.
@@ -50,4 +51,48 @@ fn make() -> Result<Vec<PathBuf>> {
             Ok(archive)
         })
         .collect()
+}
+
+/// The tests' own image as files in `dir`.
+pub(crate) fn unpacked(dir: &Path) -> Result<UnpackedImage> {
+    let archive = archives()?
+        .into_iter()
+        .find(|archive| archive.ends_with("pod.tar"))
+        .context("the pod's image was not made")?;
+    let mut spec = ImageSpec::new(Reference::parse(POD)?, ["/pod"]);
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pod");
+    spec.files
+        .push(ImageFile::executable("/pod", fs::read(program)?));
+    let image = Image::build(&spec)?;
+    let layer = format!("blobs/sha256/{}", image.layer.digest.hex());
+    let (files, root) = (dir.join("files"), dir.join("image.root"));
+    for directory in [&files, &root] {
+        fs::create_dir(directory)?;
+    }
+    let description = dir.join("image.json.tar");
+    tar(&["-xf", text(&archive)?, "-C", text(&files)?])?;
+    tar(&["-xf", text(&files.join(&layer))?, "-C", text(&root)?])?;
+    fs::remove_file(files.join(&layer))?;
+    let rest = ["oci-layout", "index.json", "blobs"];
+    tar(&[
+        &["-cf", text(&description)?, "-C", text(&files)?],
+        &rest[..],
+    ]
+    .concat())?;
+    Ok(UnpackedImage {
+        archive,
+        description,
+        layer: image.layer.digest.to_string(),
+        root,
+    })
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path that is not UTF-8")
+}
+
+fn tar(arguments: &[&str]) -> Result<()> {
+    let status = Command::new("tar").args(arguments).status()?;
+    ensure!(status.success(), "tar {arguments:?}: {status}");
+    Ok(())
 }

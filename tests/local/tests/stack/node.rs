@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use carapace_local::{Cache, NodeKind, StackError};
+use carapace_local::{Cache, NodeKind, Stack, StackError, UnpackedImage};
 use libtest_mimic::Trial;
 use serde_json::json;
 
 use crate::{
     TestStack,
     cluster::{Cluster, is_ready, pod_spec, run},
-    eventually, images, same, trial,
+    eventually, images, options, same, trial,
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -22,6 +22,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial(
             "a_claim_gets_a_warm_sandbox_at_once",
             a_claim_gets_a_warm_sandbox_at_once,
+        ),
+        trial(
+            "an_unpacked_image_runs_and_its_files_are_only_read",
+            an_unpacked_image_runs_and_its_files_are_only_read,
         ),
         trial(
             "an_image_can_be_imported_into_a_running_stack",
@@ -110,6 +114,39 @@ fn a_claim_gets_a_warm_sandbox_at_once() -> Result<()> {
         &warm.trim(),
         &format!("pod/{}", sandbox.as_str().unwrap_or_default()).as_str(),
     )
+}
+
+fn an_unpacked_image_runs_and_its_files_are_only_read() -> Result<()> {
+    let (dir, kept) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let image = images::unpacked(kept.path())?;
+    let mut options = options(&dir, NodeKind::Gvisor)?;
+    options.images.retain(|archive| *archive != image.archive);
+    options.unpacked.push(image.clone());
+    let stack = Stack::up(&options, &mut |_| {})?;
+    let cluster = Cluster::of(&stack);
+    cluster.define_runtime_class()?;
+    cluster.start_pod("pod")?;
+    cluster.await_pod("pod")?;
+    // In gVisor and in the node's own kernel alike, a container's files are a layer of its own.
+    let mut plain = pod_spec();
+    plain["runtimeClassName"] = json!(null);
+    cluster.apply(&json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "plain" }, "spec": plain,
+    }))?;
+    cluster.await_pod("plain")?;
+
+    let used = || UnpackedImage::remove_unused(&image.root).map(|gone| !gone);
+    ensure!(used()?, "a running stack's image can be removed");
+    stack.down()?;
+    let left: Vec<_> = std::fs::read_dir(&image.root)?
+        .map(|entry| Ok(entry?.file_name()))
+        .collect::<Result<_>>()?;
+    ensure!(
+        left.iter().any(|name| name == "pod"),
+        "the stack took its image with it: {left:?}"
+    );
+    ensure!(!used()?, "an ended stack's image can't be removed");
+    Ok(())
 }
 
 fn an_image_can_be_imported_into_a_running_stack() -> Result<()> {

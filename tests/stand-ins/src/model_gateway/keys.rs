@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Failure;
+use super::users::User;
 use crate::model::Fault;
 
 const MINIMUM_LENGTH: usize = 16;
@@ -39,6 +40,7 @@ struct Row {
 #[derive(Default)]
 pub(crate) struct Keys {
     rows: HashMap<String, Row>,
+    pub(super) users: HashMap<String, User>,
     /// Users whose calls are to fail, and how many more.
     faults: HashMap<String, (Fault, Option<u32>)>,
 }
@@ -86,7 +88,7 @@ fn bad_request(message: impl Into<String>) -> Failure {
 }
 
 /// A Python `HTTPException` on its way through the proxy's error handler.
-fn http_exception(status: StatusCode, error: &str) -> Failure {
+pub(super) fn http_exception(status: StatusCode, error: &str) -> Failure {
     Failure::proxy(
         status,
         "internal_server_error",
@@ -265,17 +267,22 @@ impl Keys {
             && let Some(row) = self.rows.get_mut(hash)
         {
             row.spend += cost;
+            let user = row.user_id.as_str().unwrap_or_default();
+            if let Some(user) = self.users.get_mut(user) {
+                user.spend += cost;
+            }
         }
     }
 
-    /// As the real proxy does before it calls a model: a key that has spent its budget is refused.
+    /// As the real proxy does before it calls a model: a key that has spent its budget is refused, and
+    /// so is one whose user has.
     pub(crate) fn within_budget(&self, caller: &Caller) -> Result<(), Failure> {
         let Some(row) = self.row(caller) else {
             return Ok(());
         };
         match row.max_budget.as_f64() {
             Some(most) if row.spend >= most => Err(self.over_budget(caller)),
-            _ => Ok(()),
+            _ => self.user_within_budget(caller),
         }
     }
 
@@ -318,7 +325,7 @@ impl Keys {
 
     /// How this call is to fail; it counts as one.
     pub(crate) fn fault(&mut self, caller: &Caller) -> Option<Fault> {
-        let user = self.row(caller)?.user_id.as_str()?.to_owned();
+        let user = self.user_of(caller)?.to_owned();
         let (fault, times) = self.faults.get_mut(&user)?;
         let fault = *fault;
         if let Some(left) = times {
@@ -328,6 +335,22 @@ impl Keys {
             }
         }
         Some(fault)
+    }
+
+    /// What is shown of a user's keys.
+    pub(super) fn keys_of(&self, user: &str) -> Vec<Value> {
+        let of_user = |row: &&Row| row.is_live() && row.user_id == user;
+        let shown = self.rows.values().filter(of_user);
+        shown.map(|row| Value::Object(row.shown())).collect()
+    }
+
+    /// As if they had never been.
+    pub(super) fn forget_keys_of(&mut self, user: &str) {
+        self.rows.retain(|_, row| row.user_id != user);
+    }
+
+    pub(super) fn user_of(&self, caller: &Caller) -> Option<&str> {
+        self.row(caller)?.user_id.as_str()
     }
 
     fn row(&self, caller: &Caller) -> Option<&Row> {
@@ -378,8 +401,33 @@ impl Row {
 
 type Check = fn(&Value) -> bool;
 
+pub(super) fn bad_type(kind: &'static str, loc: Value, message: &'static str) -> Failure {
+    Failure::Validation { kind, loc, message }
+}
+
+/// A text in place of a number might have been one.
+fn parsed(kind: &'static str, value: &Value) -> &'static str {
+    match kind {
+        "float_type" if value.is_string() => "float_parsing",
+        "int_type" if value.is_string() => "int_parsing",
+        "int_type" if value.is_f64() => "int_from_float",
+        "bool_type" if value.is_string() => "bool_parsing",
+        _ => kind,
+    }
+}
+
+fn is_role(value: &Value) -> bool {
+    let roles = [
+        "proxy_admin",
+        "proxy_admin_viewer",
+        "internal_user",
+        "internal_user_viewer",
+    ];
+    value.as_str().is_some_and(|role| roles.contains(&role))
+}
+
 /// What pydantic would refuse; fields that aren't named here may be anything.
-fn fields(body: &Value) -> Result<&Map<String, Value>, Failure> {
+pub(super) fn fields(body: &Value) -> Result<&Map<String, Value>, Failure> {
     let Some(fields) = body.as_object() else {
         return Err(Failure::Validation {
             kind: "model_attributes_type",
@@ -387,60 +435,33 @@ fn fields(body: &Value) -> Result<&Map<String, Value>, Failure> {
             message: "Input should be a valid dictionary or object to extract fields from",
         });
     };
-    let checks: [(&str, Check, &'static str, &'static str); 7] = [
-        (
-            "key",
-            Value::is_string,
-            "string_type",
-            "Input should be a valid string",
-        ),
-        (
-            "key_alias",
-            Value::is_string,
-            "string_type",
-            "Input should be a valid string",
-        ),
-        (
-            "duration",
-            Value::is_string,
-            "string_type",
-            "Input should be a valid string",
-        ),
-        (
-            "user_id",
-            Value::is_string,
-            "string_type",
-            "Input should be a valid string",
-        ),
-        (
-            "metadata",
-            Value::is_object,
-            "dict_type",
-            "Input should be a valid dictionary",
-        ),
-        (
-            "models",
-            Value::is_array,
-            "list_type",
-            "Input should be a valid list",
-        ),
-        (
-            "max_budget",
-            Value::is_number,
-            "float_type",
-            "Input should be a valid number",
-        ),
+    let text = ("string_type", "Input should be a valid string");
+    let list = ("list_type", "Input should be a valid list");
+    let dictionary = ("dict_type", "Input should be a valid dictionary");
+    let number = ("float_type", "Input should be a valid number");
+    let integer = ("int_type", "Input should be a valid integer");
+    let boolean = ("bool_type", "Input should be a valid boolean");
+    let role = ("literal_error", "Input should be a role");
+    let checks: [(&str, Check, (&'static str, &'static str)); 13] = [
+        ("key", Value::is_string, text),
+        ("key_alias", Value::is_string, text),
+        ("duration", Value::is_string, text),
+        ("user_id", Value::is_string, text),
+        ("metadata", Value::is_object, dictionary),
+        ("models", Value::is_array, list),
+        ("allowed_routes", Value::is_array, list),
+        ("max_budget", Value::is_number, number),
+        ("budget_duration", Value::is_string, text),
+        ("tpm_limit", Value::is_i64, integer),
+        ("rpm_limit", Value::is_i64, integer),
+        ("auto_create_key", Value::is_boolean, boolean),
+        ("user_role", is_role, role),
     ];
-    for (field, is_valid, kind, message) in checks {
-        if fields
-            .get(field)
-            .is_some_and(|value| !value.is_null() && !is_valid(value))
-        {
-            return Err(Failure::Validation {
-                kind,
-                loc: json!(["body", field]),
-                message,
-            });
+    for (field, is_valid, (kind, message)) in checks {
+        let value = fields.get(field);
+        if let Some(value) = value.filter(|value| !value.is_null() && !is_valid(value)) {
+            let loc = json!(["body", field]);
+            return Err(bad_type(parsed(kind, value), loc, message));
         }
     }
     Ok(fields)
@@ -477,7 +498,7 @@ fn masked(key: &str) -> String {
 
 /// `30s`, `30m`, `30h`, `30d`, `30w`. The real one knows `mo` as well, whose length depends on the
 /// day; it is not used here and refused like any other unit.
-fn seconds(duration: &str) -> Result<SignedDuration, Failure> {
+pub(super) fn seconds(duration: &str) -> Result<SignedDuration, Failure> {
     let digits = duration.len()
         - duration
             .trim_start_matches(|c: char| c.is_ascii_digit())

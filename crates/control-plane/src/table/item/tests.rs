@@ -41,9 +41,26 @@ fn record(state: AgentState) -> AgentRecord {
     AgentRecord {
         user: user(),
         version: Version(7),
+        allowance: (!state.is_over()).then(allowance),
         state,
         updated_at: at(),
         head: Some(history::append(&user(), None, &fact, at()).head()),
+    }
+}
+
+fn allowance() -> Allowance {
+    Allowance {
+        budget_usd: 20,
+        budget_days: 30,
+        requests_per_minute: 60,
+        tokens_per_minute: 200_000,
+    }
+}
+
+fn retirement() -> Retirement {
+    Retirement {
+        event: event(),
+        reason: Reason::parse("UserDeleted").unwrap(),
     }
 }
 
@@ -63,12 +80,15 @@ fn states() -> Vec<AgentState> {
             event: event(),
             reason: Reason::parse("PoolNotFound").unwrap(),
         },
+        AgentState::Retiring(retirement()),
+        AgentState::Retired(retirement()),
     ]
 }
 
 fn an_outcome(end: End) -> Outcome {
     let state = match end {
         End::Ready(_) => AgentState::Claiming(attempt(Some(assigned()))),
+        End::Retired => AgentState::Retiring(retirement()),
         _ => AgentState::Releasing(attempt(None)),
     };
     let known = Known {
@@ -109,6 +129,7 @@ fn every_record_comes_back_as_it_was() {
     }
     let first = AgentRecord {
         head: None,
+        allowance: None,
         ..record(AgentState::Absent)
     };
     assert_eq!(read_agent(&user(), &agent(&first)).unwrap(), first);
@@ -122,18 +143,21 @@ fn outcomes_and_history_on_the_wire() {
     };
     let ready = outcome(&an_outcome(End::Ready(assigned())), at()).unwrap();
     let failed = outcome(&an_outcome(failed), at()).unwrap();
+    let retired = outcome(&an_outcome(End::Retired), at()).unwrap();
     let fact = Fact::ReleaseStarted { event: event() };
     let entry = entry(&user(), &history::append(&user(), None, &fact, at()));
-    insta::assert_json_snapshot!([&ready, &failed, &entry].map(shown));
+    insta::assert_json_snapshot!([&ready, &failed, &retired, &entry].map(shown));
 }
 
 #[test]
 fn every_outcome_comes_back_as_it_was() {
-    let mut written = an_outcome(End::Ready(assigned()));
-    for pending_until in [Some(at()), None] {
-        written.publication.pending_until = pending_until;
-        let item = outcome(&written, at()).unwrap();
-        assert_eq!(read_outcome(&user(), &event(), &item).unwrap(), written);
+    for end in [End::Ready(assigned()), End::Retired] {
+        let mut written = an_outcome(end);
+        for pending_until in [Some(at()), None] {
+            written.publication.pending_until = pending_until;
+            let item = outcome(&written, at()).unwrap();
+            assert_eq!(read_outcome(&user(), &event(), &item).unwrap(), written);
+        }
     }
 }
 
@@ -159,5 +183,20 @@ fn a_record_of_a_newer_version_is_refused_and_not_guessed_at() {
         item.insert(name.into(), value);
         let refused = read_agent(&user(), &item).unwrap_err();
         assert!(refused.to_string().contains(name), "{refused}");
+    }
+}
+
+/// I6
+#[test]
+fn a_part_of_an_allowance_or_one_out_of_its_bounds_is_none_that_counts() {
+    for name in ["budget_days", "requests_per_minute", "tokens_per_minute"] {
+        for value in [None, Some(0), Some(u64::from(u32::MAX) + 1)] {
+            let mut item = agent(&record(AgentState::Absent));
+            item.remove(name);
+            if let Some(value) = value {
+                item.insert(name.into(), AttributeValue::N(value.to_string()));
+            }
+            assert!(read_agent(&user(), &item).is_err(), "{name} {value:?}");
+        }
     }
 }

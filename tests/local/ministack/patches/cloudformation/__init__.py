@@ -9,9 +9,16 @@ reference page, https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateRef
 from ministack.services.cloudformation import provisioners
 
 from .. import seam
-from . import attributes, cdk, ec2, eks, other
+from . import attributes, cdk, cloudtrail, ec2, eks, identity_providers, other
 
-TYPES = {**cdk.TYPES, **ec2.TYPES, **eks.TYPES, **other.TYPES}
+TYPES = {
+    **cdk.TYPES,
+    **cloudtrail.TYPES,
+    **ec2.TYPES,
+    **eks.TYPES,
+    **identity_providers.TYPES,
+    **other.TYPES,
+}
 
 
 def apply(settings):

@@ -8,20 +8,20 @@ use carapace_core::{
     ports::{Clock, Ledger, Saved, Trouble},
 };
 
-use crate::fault::{self, Moment};
+use crate::fault::Moment;
 
 /// How often somebody else may be faster. Each time, whoever it was has finished a step for the
 /// same user, and an event has only a handful of steps.
 const ROUNDS: u32 = 40;
 
-/// Brings an input to the agent's record and returns what to do now. `point` is where a test may
-/// kill the function, before or after the write.
-pub(crate) async fn settle<I: Input>(
+/// Brings an input to the agent's record and returns what to do now. `point` is called before and
+/// after the write, which is where a test may kill the function.
+pub async fn settle<I: Input>(
     ledger: &impl Ledger,
     clock: &impl Clock,
     user: &UserKey,
     input: &I,
-    point: &'static str,
+    point: impl Fn(Moment),
 ) -> Result<I::Act, Trouble> {
     for round in 0..ROUNDS {
         let known = ledger.load(user, input.event()).await?;
@@ -29,14 +29,14 @@ pub(crate) async fn settle<I: Input>(
         let Some(change) = decision.change else {
             return Ok(decision.act);
         };
-        fault::point(user, point, Moment::Before);
+        point(Moment::Before);
         match ledger.save(&change).await? {
             Saved::Yes => {
-                fault::point(user, point, Moment::After);
+                point(Moment::After);
                 return Ok(decision.act);
             }
             Saved::Overtaken => {
-                tracing::debug!(round, point, "somebody else was faster");
+                tracing::debug!(round, "somebody else was faster");
                 clock.sleep(Duration::from_millis(5) * round.min(20)).await;
             }
         }
