@@ -30,7 +30,7 @@ type Scenario = (&'static str, fn(&World) -> anyhow::Result<()>);
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Scenarios mostly wait: more of them than cores can be under way.
-    arguments.test_threads = arguments.test_threads.or(Some(8));
+    arguments.test_threads = arguments.test_threads.or(Some(5));
     if arguments.list {
         let all = trials(None).into_iter().chain(alone(None)).collect();
         return libtest_mimic::run(&arguments, all).exit_code();
