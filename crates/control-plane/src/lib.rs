@@ -31,6 +31,7 @@ pub mod jwt;
 #[cfg(feature = "kube")]
 pub mod kubernetes;
 pub mod lambda;
+pub mod log;
 #[cfg(feature = "parameters")]
 pub mod parameters;
 pub mod removal;

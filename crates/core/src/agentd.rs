@@ -287,12 +287,12 @@ pub enum ErrorName {
     TurnCancelled,
     /// Ends a turn: it took longer than a turn may.
     TurnTimedOut,
-    /// Ends a turn: the agent took it on, then restarted and no longer knows of it. Whether it acted
-    /// on it can't be told, so it isn't tried again.
+    /// Ends a turn: the agent took it on, then restarted and no longer knows of it, or may still do
+    /// it. Whether it acted on it can't be told, so it isn't tried again.
     TurnLost,
     /// Ends a turn: the agent couldn't finish it, or didn't make sense.
     AgentFailed,
-    /// Ends a turn: the agent can't be reached.
+    /// Ends a turn: the agent can't be reached, and never had it.
     AgentUnavailable,
     /// Ends a turn: the model gateway refused the user's key.
     ModelKeyRejected,

@@ -6,7 +6,7 @@
 //! id. So subscribers see one event, or, if death fell between publishing and noting it, the same
 //! event twice; never two different ones, and never none while anybody retries.
 
-use carapace_control_plane::{named, removal::RemovalOrder, settle::settle};
+use carapace_control_plane::{log, named, removal::RemovalOrder, settle::settle};
 use carapace_core::{
     Reason, UserKey,
     agent::{Announce, AnnounceAct, Assigned, End, Published},
@@ -21,7 +21,6 @@ use tracing::Instrument;
 
 use crate::{
     fault::{self, ANNOUNCE_CLEAR, ANNOUNCE_PUT, ANNOUNCE_RECORD, Moment},
-    log,
     wire::{self, AnnouncePayload, Announced, Claimed},
 };
 

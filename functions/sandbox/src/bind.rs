@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use carapace_control_plane::{named, settle::settle};
+use carapace_control_plane::{log, named, settle::settle};
 use carapace_core::{
     UserKey,
     agent::{Bind, BindAct},
@@ -19,7 +19,6 @@ use tracing::Instrument;
 
 use crate::{
     fault::{self, BIND_AGENTD, BIND_KEY, BIND_REVOKE, Moment},
-    log,
     wire::{self, Bound, Claimed},
 };
 

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use carapace_control_plane::{named, settle::settle};
+use carapace_control_plane::{log, named, settle::settle};
 use carapace_core::{
     ClaimName, EventId, PoolName, SandboxName, UserKey,
     agent::{Assign, Assigned, Held, HoldAct, Request, RequestAct},
@@ -17,7 +17,6 @@ use tracing::Instrument;
 
 use crate::{
     fault::{self, CLAIM_APPLY, CLAIM_BOUND_RECORD, CLAIM_RECORD, Moment},
-    log,
     wire::{self, ClaimPayload, Claimed},
 };
 

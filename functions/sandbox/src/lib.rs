@@ -20,7 +20,6 @@ pub mod bind;
 pub mod claim;
 pub mod config;
 pub mod fault;
-mod log;
 pub mod release;
 pub mod retire;
 pub mod wire;

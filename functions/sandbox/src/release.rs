@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use carapace_control_plane::{named, settle::settle};
+use carapace_control_plane::{log, named, settle::settle};
 use carapace_core::{
     ClaimName, UserKey,
     agent::{Release, ReleaseAct},
@@ -15,7 +15,6 @@ use serde_json::Value;
 use crate::{
     claim::ClaimSandbox,
     fault::{self, Moment, RELEASE_DELETE, RELEASE_RECORD},
-    log,
     wire::Released,
 };
 

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use carapace_control_plane::{named, removal::RemovalOrder, settle::settle};
+use carapace_control_plane::{log, named, removal::RemovalOrder, settle::settle};
 use carapace_core::{
     ClaimName, UserKey,
     agent::StillRetiring,
@@ -19,7 +19,6 @@ use tracing::Instrument;
 
 use crate::{
     fault::{self, Moment, RETIRE_DELETE, RETIRE_KEYS},
-    log,
     wire::{self, Released, RetirePayload},
 };
 

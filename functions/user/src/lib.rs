@@ -15,7 +15,6 @@
 
 pub mod config;
 pub mod fault;
-mod log;
 pub mod offboard;
 pub mod onboard;
 pub mod wire;

@@ -8,7 +8,9 @@
 
 use std::time::Duration;
 
-use carapace_control_plane::{directory::UserPoolId, named, removal::RemovalOrder, settle::settle};
+use carapace_control_plane::{
+    directory::UserPoolId, log, named, removal::RemovalOrder, settle::settle,
+};
 use carapace_core::{
     CorrelationId, EventId, Reason, Sub, UserKey,
     agent::{AgentState, Announcement, Known, Retire, RetireAct, Version},
@@ -21,7 +23,6 @@ use tracing::Instrument;
 
 use crate::{
     fault::{self, Moment, OFFBOARD_FORGET, OFFBOARD_PURGE, OFFBOARD_RECORD},
-    log,
     wire::{self, OffboardPayload, Purged, Retiring},
 };
 

@@ -3,7 +3,7 @@
 //! The account's name is kept before the record is made: a user with a record but without a name is
 //! one whom nobody can ask the user pool about when they are to be removed.
 
-use carapace_control_plane::{directory::UserPoolId, named, settle::settle};
+use carapace_control_plane::{directory::UserPoolId, log, named, settle::settle};
 use carapace_core::{
     Sub, UserKey,
     agent::{Onboard, OnboardAct},
@@ -19,7 +19,6 @@ use tracing::Instrument;
 
 use crate::{
     fault::{self, Moment, ONBOARD_RECORD, ONBOARD_REGISTER},
-    log,
     wire::{self, OnboardPayload, Signed, SignedIn},
 };
 
