@@ -71,15 +71,15 @@ enum UserCommand {
     },
     /// Remove a user: account, sandbox, model key, Slack links and messages
     ///
-    /// The account is disabled, which locks the user out at once, and then deleted. `User Deleted` goes
-    /// on the bus, and the state machine user-offboard takes away what the user has. What must stay
-    /// for an audit stays under the user key, without anything personal; docs/operations.md says what.
+    /// The account is deleted, which locks the user out at once. `User Deleted` goes on the bus, and the
+    /// state machine user-offboard takes away what the user has. What must stay for an audit stays
+    /// under the user key, without anything personal; docs/operations.md says what.
     ///
     /// Doing it again changes nothing. Somebody whose account is gone already is named by their
     /// user key; what may be left of them is taken away then.
     ///
-    /// Needs what `user show` needs, cognito-idp:AdminDisableUser and cognito-idp:AdminDeleteUser on
-    /// the user pool, and events:PutEvents on the bus.
+    /// Needs what `user show` needs, cognito-idp:AdminDeleteUser on the user pool, or
+    /// cognito-idp:AdminDisableUser with --disable, and events:PutEvents on the bus.
     Remove {
         /// The user's e-mail address, or their user key: the 20 characters in the name of their
         /// claim, agent-<USER KEY>

@@ -60,26 +60,15 @@ pub(crate) enum Failure {
         /// What came of it.
         trouble: Trouble,
     },
-    /// Locking the account failed. A call that was not answered may have done what it was to do.
+    /// Ending the account failed. A call that was not answered may have done what it was to do.
     #[error(
-        "disabling the account {}: {trouble}; it may be disabled all the same, and nothing else was \
-         changed; run the same command again",
+        "the account {} was not {state}, or not for sure: {trouble}; nothing else was changed; run the \
+         same command again, with the user key {user} if the account turns out to be gone",
         username.as_str()
     )]
-    NotDisabled {
-        /// The account.
-        username: Username,
-        /// Why.
-        trouble: Trouble,
-    },
-    /// The account is locked, and was not deleted, or not for sure.
-    #[error(
-        "the account {} is disabled, but deleting it failed: {trouble}; run the same command again, \
-         with the user key {user} if the account turns out to be gone; or let it stay disabled with \
-         `clawctl user remove {user} --disable`",
-        username.as_str()
-    )]
-    NotDeleted {
+    NotEnded {
+        /// What it was to be: `deleted` or `disabled`.
+        state: &'static str,
         /// The account.
         username: Username,
         /// Whose it is.
@@ -114,9 +103,7 @@ impl Failure {
     /// A command line that makes no sense is 2.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::NotDisabled { .. } | Self::NotDeleted { .. } | Self::NotSaid { .. } => {
-                ExitCode::from(3)
-            }
+            Self::NotEnded { .. } | Self::NotSaid { .. } => ExitCode::from(3),
             _ => ExitCode::from(1),
         }
     }

@@ -155,8 +155,7 @@ pub(crate) async fn show(
     Ok(())
 }
 
-/// Removes a user: locks them out, deletes the account unless it is to stay, and says so. In this
-/// order: what hears of it looks at the account, and takes nothing from somebody whose account
+/// Removes a user: deletes the account, or disables it if it is to stay, and says so. In this order: what hears of it looks at the account, and takes nothing from somebody whose account
 /// stands.
 pub(crate) async fn remove(
     deployment: &impl Deployment,
@@ -176,29 +175,19 @@ pub(crate) async fn remove(
             "gone"
         }
         Some(Account { username, .. }) => {
-            let name = username.as_str();
-            deployment
-                .disable(username)
-                .await
-                .map_err(|trouble| Failure::NotDisabled {
-                    username: username.clone(),
-                    trouble,
-                })?;
-            writeln!(out, "disabled  account {name}")?;
-            if how.keep_account {
-                "disabled"
+            let (state, done) = if how.keep_account {
+                ("disabled", deployment.disable(username).await)
             } else {
-                deployment
-                    .delete(username)
-                    .await
-                    .map_err(|trouble| Failure::NotDeleted {
-                        username: username.clone(),
-                        user: user.clone(),
-                        trouble,
-                    })?;
-                writeln!(out, "deleted   account {name}")?;
-                "deleted"
-            }
+                ("deleted", deployment.delete(username).await)
+            };
+            done.map_err(|trouble| Failure::NotEnded {
+                state,
+                username: username.clone(),
+                user: user.clone(),
+                trouble,
+            })?;
+            writeln!(out, "{state:<10}account {}", username.as_str())?;
+            state
         }
     };
     let event = UserDeleted {

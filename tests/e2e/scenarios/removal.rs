@@ -123,8 +123,8 @@ fn removed(world: &World) -> Result<()> {
 
     let event = tap.expect("Sandbox Retired", RETIRED_WITHIN)?;
     ensure!(event["detail"]["reason"] == "UserDeleted", "{event:#}");
-    // Told by the operator, and by CloudTrail of both of the operator's calls.
-    let executions = world.ended_about(USER_OFFBOARD, user, 3, RETIRED_WITHIN)?;
+    // Told by the operator, and by CloudTrail of the operator's call.
+    let executions = world.ended_about(USER_OFFBOARD, user, 2, RETIRED_WITHIN)?;
     succeeded(&executions)?;
     ensure!(tap.seen("Sandbox Retired")?.len() == 1, "announced again");
     gone(world, user)?;
