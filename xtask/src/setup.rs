@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use carapace_e2e::Platform;
-use carapace_e2e::deploy::{self, Shared, Sources};
+use carapace_e2e::deploy::{self, Shared, Sources, cdk};
 use carapace_local::packages::Missing;
 use carapace_local::{Cache, NodeKind, Progress, Stack, UnpackedImage, UpOptions, build, packages};
 
@@ -227,11 +227,16 @@ fn deploy(ui: Ui, stack: &Stack, sources: &Sources<'_>) -> Result<()> {
         // agents take longest of all to start.
         let charts = scope.spawn(|| deploy::install_charts(stack, sources, &shared));
         let cdk = (|| {
-            let step = ui.step("cdk bootstrap", Some(Duration::from_secs(6)));
-            deploy::bootstrap(stack, sources)?;
-            step.done("cdk bootstrap");
+            let step = ui.step("cdk bootstrap, cdk synth", Some(Duration::from_secs(10)));
+            // Beside each other: the one knows nothing of the app, the other nothing of the account.
+            let synth = scope.spawn(|| cdk::synthesise(stack, sources));
+            let bootstrap = cdk::bootstrap(stack, sources);
+            let synth = synth.join();
+            bootstrap?;
+            synth.map_err(|_| anyhow!("synthesising the app panicked"))??;
+            step.done("cdk bootstrap, cdk synth");
             let step = ui.step("cdk deploy --all", Some(Duration::from_secs(20)));
-            deploy::deploy(stack, sources)?;
+            cdk::deploy(stack, sources)?;
             step.done("cdk deploy --all: network, cluster, control plane, identity");
             anyhow::Ok(())
         })();

@@ -7,25 +7,25 @@
 //! ([`Shared`]), so that the slow parts of the cluster start while CloudFormation still works; the
 //! key comes last ([`connect`]).
 
-use std::collections::BTreeSet;
+pub mod cdk;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use carapace_core::UserKey;
-use carapace_local::{NodeKind, Stack, StackInfo};
+use carapace_local::{Stack, StackInfo};
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use serde_json::{Value, json};
 
 use crate::aws;
 use crate::cluster::{AGENTS, Cluster};
 use crate::eventually;
-use crate::identity;
-use crate::platform::{OUTPUTS_FILE, Platform};
+use crate::platform::Platform;
 
 /// The real OpenClaw takes 20 s on an idle machine, its image's import not counted; on a busy one
 /// many times that.
@@ -33,9 +33,6 @@ pub const POOL_FILLS_WITHIN: Duration = Duration::from_secs(300);
 
 /// The kubelet looks at a pod's `ConfigMap`s once a second here.
 const TRUSTED_WITHIN: Duration = Duration::from_secs(60);
-
-/// The CDK CLI's output directory, in the stack's.
-const CDK_OUT: &str = "cdk.out";
 
 /// The warm pools in the API.
 const POOLS: &str = "/apis/extensions.agents.x-k8s.io/v1beta1/namespaces/agents/sandboxwarmpools";
@@ -57,43 +54,6 @@ pub struct Sources<'a> {
     pub lambdas: &'a Path,
     /// Where Lambdas look for the faults that a scenario asks for; `None` in the demo.
     pub faults: Option<&'a Path>,
-}
-
-/// `cdk bootstrap`: the account gets its asset bucket and deployment roles.
-pub fn bootstrap(stack: &Stack, sources: &Sources<'_>) -> Result<()> {
-    let info = stack.info();
-    let environment = format!("aws://{}/{}", info.account, info.region);
-    cdk(
-        stack,
-        sources,
-        "cdk-bootstrap",
-        &["bootstrap", &environment],
-    )
-}
-
-/// `cdk deploy --all`: network, cluster, control plane, identity.
-pub fn deploy(stack: &Stack, sources: &Sources<'_>) -> Result<()> {
-    identity::store_provider_secrets(stack.info())?;
-    let outputs = stack.info().state_dir.join(OUTPUTS_FILE);
-    let outputs = outputs
-        .to_str()
-        .ok_or_else(|| anyhow!("{} is not UTF-8", outputs.display()))?;
-    cdk(
-        stack,
-        sources,
-        "cdk-deploy",
-        &[
-            "deploy",
-            "--all",
-            "--require-approval",
-            "never",
-            "--concurrency",
-            "4",
-            "--outputs-file",
-            outputs,
-        ],
-    )?;
-    forget_old_zips(&stack.info().state_dir.join(CDK_OUT))
 }
 
 /// The secrets that both halves have to agree on.
@@ -358,103 +318,6 @@ fn helm(
     run_logged(command, stack.info(), &format!("helm-{release}"))
 }
 
-/// The CDK app and CLI exactly as for AWS; only the endpoint is another, and the stage.
-fn cdk(stack: &Stack, sources: &Sources<'_>, log: &str, args: &[&str]) -> Result<()> {
-    let directory = sources.root.join("cdk");
-    let info = stack.info();
-    let output = info.state_dir.join(CDK_OUT);
-    clear(&output).with_context(|| format!("clearing {}", output.display()))?;
-    let mut command = stack.command(directory.join("node_modules/.bin/cdk"));
-    command
-        .args(args)
-        .arg("--output")
-        .arg(&output)
-        .args(["-c", "stage=local", "-c"])
-        .arg(format!("lambdaDir={}", sources.lambdas.display()))
-        .args(["--progress", "events", "--no-color"])
-        .current_dir(&directory)
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .env("CDK_DISABLE_CLI_TELEMETRY", "true")
-        .env("CDK_DISABLE_VERSION_CHECK", "1")
-        .env_remove("AWS_CA_BUNDLE");
-    // Said here although the stage knows them: a context file of the operator's own would win.
-    for value in [
-        format!("account={}", info.account),
-        format!("region={}", info.region),
-        // The policy's own domains.
-        "allowedEmailDomains=".to_owned(),
-        "signUpPolicy=../tests/local/values/sign-up-policy.json".to_owned(),
-        "federatedSignIn=true".to_owned(),
-    ] {
-        command.arg("-c").arg(value);
-    }
-    if info.node == NodeKind::Kwok {
-        // No pod answers on a simulated node. Loopback refuses at once, where a service's address
-        // would lead out of the machine.
-        command.args(["-c", "modelGatewayUrl=http://127.0.0.1:9"]);
-        command.args(["-c", "slackApiUrl=http://127.0.0.1:9/api"]);
-    } else {
-        command
-            .arg("-c")
-            .arg(format!("modelGatewayUrl={}", info.model_gateway_url));
-    }
-    if let Some(faults) = sources.faults {
-        command
-            .arg("-c")
-            .arg(format!("faultDir={}", faults.display()));
-    }
-    run_logged(command, info, log)
-}
-
-/// Where the CLI keeps the functions' zip files, below its output directory.
-const ZIPS: &str = ".cache";
-
-/// Empties the CLI's output directory: every version of a function that was ever deployed from here
-/// would stay in it. The zip files are kept, since each bears the hash of its content, and to make them
-/// takes longer than all else of a deployment: see [`forget_old_zips`].
-fn clear(output: &Path) -> io::Result<()> {
-    let entries = match output.read_dir() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_name() == ZIPS {
-            continue;
-        }
-        if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
-        } else {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes the zip files that belong to nothing in the output directory.
-fn forget_old_zips(output: &Path) -> Result<()> {
-    let mut current = BTreeSet::new();
-    for entry in output.read_dir()? {
-        let path = entry?.path();
-        if path.to_string_lossy().ends_with(".assets.json") {
-            let assets: Value = serde_json::from_slice(&fs::read(&path)?)
-                .with_context(|| format!("reading {}", path.display()))?;
-            let files = assets["files"].as_object().into_iter().flatten();
-            current.extend(files.map(|(hash, _)| format!("{hash}.zip")));
-        }
-    }
-    let Ok(zips) = output.join(ZIPS).read_dir() else {
-        return Ok(());
-    };
-    for zip in zips {
-        let zip = zip?;
-        if !current.contains(&*zip.file_name().to_string_lossy()) {
-            fs::remove_file(zip.path())?;
-        }
-    }
-    Ok(())
-}
-
 /// Runs a command with its output in a log of its own; a failure shows the end of it.
 fn run_logged(mut command: Command, info: &StackInfo, name: &str) -> Result<()> {
     let path = info.logs_dir.join(format!("{name}.log"));
@@ -476,37 +339,4 @@ fn run_logged(mut command: Command, info: &StackInfo, name: &str) -> Result<()> 
         );
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zip_files_outlive_a_deployment_as_long_as_they_are_used() {
-        let name = format!("carapace-zips-{}", ulid::Ulid::generate());
-        let output = std::env::temp_dir().join(name);
-        clear(&output).unwrap();
-        fs::create_dir_all(output.join(ZIPS)).unwrap();
-        fs::create_dir(output.join("asset.1")).unwrap();
-        fs::write(output.join("Stack.template.json"), "{}").unwrap();
-        for zip in ["1.zip", "2.zip", "1.zip.abc._tmp"] {
-            fs::write(output.join(ZIPS).join(zip), "").unwrap();
-        }
-        let names = |directory: &Path| {
-            let entries = directory.read_dir().unwrap();
-            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
-            names.sort();
-            names
-        };
-        clear(&output).unwrap();
-        assert_eq!(names(&output), [ZIPS]);
-        assert_eq!(names(&output.join(ZIPS)).len(), 3);
-
-        let assets = json!({ "files": { "1": {}, "template": {} } });
-        fs::write(output.join("Stack.assets.json"), assets.to_string()).unwrap();
-        forget_old_zips(&output).unwrap();
-        assert_eq!(names(&output.join(ZIPS)), ["1.zip"]);
-        fs::remove_dir_all(&output).unwrap();
-    }
 }
