@@ -200,7 +200,8 @@ impl OpenClaw {
         runsc
             .arg("--root")
             .arg(self.bundle.with_file_name("runsc"))
-            .args(["--platform", "systrap", "--network", "host"])
+            .args(["--platform", "systrap", "--systrap-disable-fast-path"])
+            .args(["--network", "host"])
             .args(["--ignore-cgroups", "--overlay2", "none"]);
         runsc
     }

@@ -57,7 +57,11 @@ async fn start_containerd(site: &Site) -> Result<&'static str, PartFailure> {
     let socket = site.state.containerd_socket();
     let cni = site.data("cni")?;
     let runsc = data.join("runsc.toml");
-    write(PART, &runsc, "[runsc_config]\n  platform = \"systrap\"\n")?;
+    // Its fast path spins while it waits for the kernel or for the program, on processors that the
+    // rest of the stack needs: on two of them OpenClaw starts with a fifth less work without it.
+    let settings =
+        "[runsc_config]\n  platform = \"systrap\"\n  systrap-disable-fast-path = \"true\"\n";
+    write(PART, &runsc, settings)?;
     // Its own overlays cannot lie on another one, as the root of a container usually is.
     let snapshotter = match statfs(&data).map(|stat| stat.filesystem_type()) {
         Ok(OVERLAYFS_SUPER_MAGIC) => NATIVE,
