@@ -1,8 +1,10 @@
 //! The jobs of `cargo xtask test`, in the order in which they run: what reads the code first,
 //! what needs a stack last.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use carapace_local::{Cache, NodeKind, build};
@@ -13,7 +15,7 @@ use crate::lambdas::{self, For};
 use crate::process::{cargo, quietly, root};
 use crate::setup::{self, Listener};
 use crate::ui::Ui;
-use crate::{docs, npm};
+use crate::{docs, images, npm, openclaw};
 
 /// Something that must hold.
 #[derive(Debug)]
@@ -87,6 +89,11 @@ pub(super) const ALL: &[Job] = &[
         name: "litellm",
         checks: "the real LiteLLM as it is deployed, from agentd to Bedrock; its stand-in keeps to it",
         run: litellm,
+    },
+    Job {
+        name: "openclaw",
+        checks: "the real OpenClaw in gVisor beside agentd: it remembers, restarts and is killed",
+        run: openclaw,
     },
     Job {
         name: "slack",
@@ -257,6 +264,44 @@ fn litellm(ui: Ui, _: Option<&str>) -> Result<Count> {
         .env("LITELLM_OPENAPI", document)
         .env("LITELLM_PYTHON", python);
     counted(ui, Runner::Cargo, &mut command)
+}
+
+fn openclaw(ui: Ui, filter: Option<&str>) -> Result<Count> {
+    setup::prepare(ui, Node::Gvisor)?;
+    let step = ui.step("what is beside OpenClaw", Some(Duration::from_secs(60)));
+    let images = images::build()?;
+    let program = test_program("carapace-agentd", "openclaw")?;
+    step.done("what is beside OpenClaw");
+    let archive = openclaw::build(ui, &images)?;
+    let image = openclaw::unpack(ui, &archive)?.root;
+    let mut listener = Listener::new(ui);
+    let wanted = [build::Program::Runsc];
+    let built = build::programs(&Cache::of_user(), &wanted, &mut |p| listener.hear(p))?;
+    let runsc = built
+        .path(build::Program::Runsc)
+        .context("runsc was not built")?;
+    // Kept when a test fails, for OpenClaw's log.
+    let directory = Cache::of_user().root().join("openclaw/test");
+    if directory.exists() {
+        fs::remove_dir_all(&directory)?;
+    }
+    fs::create_dir(&directory)?;
+    // A network with nothing but a loopback, where OpenClaw reaches nobody; and whatever was started
+    // ends with the test.
+    let mut command = Command::new("unshare");
+    command
+        .args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["sh", "-ec", "ip link set lo up; \"$@\"", "sh"])
+        .arg(program)
+        .args(filter)
+        .env("RUNSC", runsc)
+        .env("OPENCLAW_IMAGE", image)
+        .env("TMPDIR", &directory);
+    let count = counted(ui, Runner::Cargo, &mut command)?;
+    if count.failed == 0 {
+        fs::remove_dir_all(&directory)?;
+    }
+    Ok(count)
 }
 
 fn slack(ui: Ui, _: Option<&str>) -> Result<Count> {
