@@ -27,6 +27,13 @@ export interface Stage {
    * token never travels unencrypted.
    */
   readonly plainSlack: boolean;
+  /**
+   * How long the purge of a user's data stays behind the lock on their agent, in seconds.
+   * On AWS conversation-accept may have asked before the lock and write until its timeout of 30 seconds;
+   * 10 more are for the index. Locally no function stands still in between, and each of thirty
+   * removals would wait.
+   */
+  readonly purgeDelaySeconds: number;
   /** Context that need not be given in this stage. What is given wins. */
   readonly defaults: Readonly<Record<string, string>>;
 }
@@ -36,6 +43,7 @@ export const STAGES: Readonly<Record<StageName, Stage>> = {
     passwordSignIn: false,
     faultInjection: false,
     plainSlack: false,
+    purgeDelaySeconds: 40,
     // No account and no region: the stacks go wherever the CLI's credentials point.
     defaults: {},
   },
@@ -43,6 +51,7 @@ export const STAGES: Readonly<Record<StageName, Stage>> = {
     passwordSignIn: true,
     faultInjection: true,
     plainSlack: true,
+    purgeDelaySeconds: 10,
     defaults: {
       // The emulator's one account.
       account: '000000000000',
@@ -65,4 +74,7 @@ export const DIFFERENCES: Readonly<Record<Exclude<keyof Stage, 'defaults'>, read
   passwordSignIn: [/^CarapaceIdentity\/AWS::Cognito::UserPoolClient\/ExplicitAuthFlows$/],
   faultInjection: [/^CarapaceControlPlane\/AWS::Lambda::Function\/Environment\.Variables\.CARAPACE_FAULT_DIR$/],
   plainSlack: [/^CarapaceControlPlane\/AWS::Lambda::Function\/Environment\.Variables\.SLACK_API_URL$/],
+  purgeDelaySeconds: [
+    /^CarapaceControlPlane\/AWS::StepFunctions::StateMachine\/DefinitionSubstitutions\.PurgeDelaySeconds$/,
+  ],
 };

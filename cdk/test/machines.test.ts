@@ -49,7 +49,8 @@ function longest({ Retry = [], Seconds = 0, TimeoutSeconds = 0 }: Json): number 
     // A call that Lambda refuses to take never began, so it costs its pause alone.
     const refused = ErrorEquals.length === 1 && ErrorEquals[0] === 'Lambda.TooManyRequestsException';
     return pauses.reduce((all, pause) => all + pause, sum) + (refused ? 0 : MaxAttempts * TimeoutSeconds);
-  }, Seconds + TimeoutSeconds);
+    // What the deployment fills is below a minute.
+  }, (typeof Seconds === 'number' ? Seconds : 60) + TimeoutSeconds);
 }
 
 function machineOf(name: string, id: RegExp) {
@@ -270,7 +271,15 @@ describe('offboarding', () => {
       "{% $states.input.more = false and $next = 'retire' %}",
     ]);
     const released = state('RouteRetired').Choices.filter((one: Json) => one.Condition.includes('released = true'));
-    expect(released.map((one: Json) => one.Next)).toEqual(['WaitForIndex']);
+    expect(released.map((one: Json) => one.Next)).toEqual(['WaitForWriters']);
+  });
+
+  test('purges when nobody writes any more who saw the agent before it was locked', () => {
+    const delay = Number(machine?.filled('${PurgeDelaySeconds}'));
+    expect(state('WaitForWriters').Seconds).toBe("{% $number('${PurgeDelaySeconds}') %}");
+    // Who makes links and messages. Whatever else writes changes what is there, and nothing when it is gone.
+    const [, { Properties }] = app.resource(STACK, 'AWS::Lambda::Function', /^ConversationAccept/);
+    expect(delay).toBeGreaterThanOrEqual(Properties.Timeout + 10);
   });
 
   test('purges nothing once the user may be back', () => {

@@ -77,6 +77,7 @@ export class User extends Construct {
         SandboxRetireArn: sandbox.retire.fn.functionArn,
         SandboxAnnounceArn: sandbox.announce.fn.functionArn,
         UserOffboardDlqUrl: deadLetters.queue.queueUrl,
+        PurgeDelaySeconds: String(props.config.stage.purgeDelaySeconds),
       },
       functions: [offboard, sandbox.retire, sandbox.announce],
       deadLetters,

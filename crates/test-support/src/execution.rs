@@ -16,6 +16,8 @@ use crate::{
 
 /// More states than any execution of a test goes through, unless it goes in circles.
 const TOO_MANY: usize = 1000;
+/// In seconds, what stands for the name that `user-offboard` leaves open: as on AWS.
+const PURGE_DELAY: u64 = 40;
 
 /// What a machine's expressions say, and the services that it calls.
 pub trait Steps {
@@ -118,7 +120,13 @@ impl Machine {
                     }
                 }
                 "Wait" => {
-                    let seconds = state.seconds;
+                    let seconds = match &state.seconds {
+                        Some(Value::Number(number)) => number.as_u64(),
+                        Some(Value::String(open)) if open.contains("${PurgeDelaySeconds}") => {
+                            Some(PURGE_DELAY)
+                        }
+                        _ => None,
+                    };
                     let seconds =
                         seconds.unwrap_or_else(|| panic!("{} waits for what?", end.state));
                     time.sleep(Duration::from_secs(seconds)).await;

@@ -52,8 +52,8 @@ pub struct State {
     pub arguments: Value,
     /// After how many seconds a try of a task is ended.
     pub timeout_seconds: Option<u64>,
-    /// For how many seconds a `Wait` waits.
-    pub seconds: Option<u64>,
+    /// For how many seconds a `Wait` waits: a number, or a name that the deployment fills.
+    pub seconds: Option<Value>,
     /// Errors after which a task is tried again; of the first that matches an error.
     #[serde(default)]
     pub retry: Vec<Retrier>,

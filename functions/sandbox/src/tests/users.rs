@@ -367,7 +367,7 @@ fn the_path_of_a_removal() {
             "RouteRemoval",
             "RetireSandbox",
             "RouteRetired",
-            "WaitForIndex",
+            "WaitForWriters",
             "PurgeData",
             "RoutePurged",
             "AnnounceRetired"
