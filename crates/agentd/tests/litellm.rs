@@ -53,7 +53,7 @@ run_server()
 struct LiteLlm {
     address: SocketAddr,
     log: tempfile::NamedTempFile,
-    _process: Child,
+    process: Child,
 }
 
 fn litellm() -> &'static LiteLlm {
@@ -84,8 +84,8 @@ impl LiteLlm {
             free.local_addr().unwrap()
         };
         let log = tempfile::NamedTempFile::new().unwrap();
-        let config = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../cluster/charts/model-gateway/files/config.yaml");
+        let config =
+            Path::new(env!("CARAPACE_ROOT")).join("cluster/charts/model-gateway/files/config.yaml");
         let output = File::options().append(true).open(log.path()).unwrap();
         let process = Command::new(python)
             .args(["-c", LAUNCH, "--config"])
@@ -108,20 +108,22 @@ impl LiteLlm {
             .stderr(output)
             .spawn()
             .unwrap();
-        let litellm = Self {
+        let mut litellm = Self {
             address,
             log,
-            _process: process,
+            process,
         };
         litellm.until_alive().await;
         litellm
     }
 
-    async fn until_alive(&self) {
+    async fn until_alive(&mut self) {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let url = self.url("/health/liveliness");
         let deadline = Instant::now() + STARTS_WITHIN;
         while client.get(&url).send().await.is_err() {
+            let ended = self.process.try_wait().unwrap();
+            assert!(ended.is_none(), "LiteLLM ended: {}", self.said());
             assert!(Instant::now() < deadline, "LiteLLM: {}", self.said());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

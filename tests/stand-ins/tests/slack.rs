@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -607,9 +608,10 @@ struct Page {
 
 impl Page {
     fn open(slack: &Workspace) -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/slack/browser.mjs");
+        let script = Path::new(env!("CARAPACE_ROOT")).join("tests/stand-ins/slack/browser.mjs");
         let mut browser = Command::new("node")
-            .args([script, &format!("{}/", slack.base)])
+            .arg(script)
+            .arg(format!("{}/", slack.base))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
