@@ -55,6 +55,23 @@ macro_rules! named {
     };
 }
 
+/// Makes what goes wrong at a port the error of the step that asked: its variant `Unavailable` or
+/// `Refused`, in the same words.
+#[macro_export]
+macro_rules! from_trouble {
+    ($error:ident) => {
+        impl From<::carapace_core::ports::Trouble> for $error {
+            fn from(trouble: ::carapace_core::ports::Trouble) -> Self {
+                use ::carapace_core::ports::Trouble;
+                match trouble {
+                    Trouble::Unavailable { .. } => Self::Unavailable(trouble.to_string()),
+                    Trouble::Refused { .. } => Self::Refused(trouble.to_string()),
+                }
+            }
+        }
+    };
+}
+
 /// Logs an error and turns it into what Step Functions sees: its name as `Error`, its text in
 /// `Cause`.
 pub fn diagnostic<E: Named>(error: &E) -> Diagnostic {

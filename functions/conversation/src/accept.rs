@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use carapace_control_plane::{directory::UserPoolId, named};
+use carapace_control_plane::{directory::UserPoolId, from_trouble, named};
 use carapace_core::{
     EventId, Holder, UserKey,
     agent::AgentState,
@@ -76,14 +76,7 @@ pub enum AcceptError {
 
 named!(AcceptError: EventRejected, RateLimited, SlackTokenRejected, Unavailable, Refused);
 
-impl From<Trouble> for AcceptError {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Unavailable { .. } => Self::Unavailable(trouble.to_string()),
-            Trouble::Refused { .. } => Self::Refused(trouble.to_string()),
-        }
-    }
-}
+from_trouble!(AcceptError);
 
 impl From<SlackTrouble> for AcceptError {
     fn from(trouble: SlackTrouble) -> Self {

@@ -22,10 +22,10 @@ mod speak;
 
 use std::time::Duration;
 
-use carapace_control_plane::named;
+use carapace_control_plane::{from_trouble, named};
 use carapace_core::{
     conversation::LeaseLost,
-    ports::{Claims, Clock, Inbox, Ledger, Slack, SlackTrouble, Trouble, Turns},
+    ports::{Claims, Clock, Inbox, Ledger, Slack, SlackTrouble, Turns},
 };
 use lambda_runtime::Diagnostic;
 use serde_json::Value;
@@ -75,14 +75,7 @@ pub enum TurnError {
 
 named!(TurnError: LeaseLost, SlackUnavailable, SlackTokenRejected, Unavailable, Refused);
 
-impl From<Trouble> for TurnError {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Unavailable { .. } => Self::Unavailable(trouble.to_string()),
-            Trouble::Refused { .. } => Self::Refused(trouble.to_string()),
-        }
-    }
-}
+from_trouble!(TurnError);
 
 impl From<SlackTrouble> for TurnError {
     fn from(trouble: SlackTrouble) -> Self {

@@ -2,16 +2,14 @@
 
 use std::net::IpAddr;
 
-use carapace_control_plane::{log, named, settle::settle};
+use carapace_control_plane::{from_trouble, log, named, settle::settle};
 use carapace_core::{
     UserKey,
     agent::{Bind, BindAct},
     agentd::BindRequest,
     allowance::Allowance,
     claim::{Reading, read},
-    ports::{
-        Agentd, BindTrouble, Claims, Clock, Ledger, ModelKeyTrouble, ModelKeys, ModelUsers, Trouble,
-    },
+    ports::{Agentd, BindTrouble, Claims, Clock, Ledger, ModelKeyTrouble, ModelKeys, ModelUsers},
 };
 use lambda_runtime::Diagnostic;
 use serde_json::Value;
@@ -75,14 +73,7 @@ named!(BindError:
     ModelGatewayRefused, Unavailable, Refused,
 );
 
-impl From<Trouble> for BindError {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Unavailable { .. } => Self::Unavailable(trouble.to_string()),
-            Trouble::Refused { .. } => Self::Refused(trouble.to_string()),
-        }
-    }
-}
+from_trouble!(BindError);
 
 impl From<ModelKeyTrouble> for BindError {
     fn from(trouble: ModelKeyTrouble) -> Self {

@@ -2,13 +2,13 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use carapace_control_plane::{log, named, settle::settle};
+use carapace_control_plane::{from_trouble, log, named, settle::settle};
 use carapace_core::{
     ClaimName, EventId, PoolName, SandboxName, UserKey,
     agent::{Assign, Assigned, Held, HoldAct, Request, RequestAct},
     claim::{ClaimView, Reading, WantedClaim, read},
     event::{EventRejected, SandboxRequested},
-    ports::{ClaimChange, ClaimTrouble, Claims, Clock, Deleted, Ledger, Trouble},
+    ports::{ClaimChange, ClaimTrouble, Claims, Clock, Deleted, Ledger},
 };
 use jiff::Timestamp;
 use lambda_runtime::Diagnostic;
@@ -107,14 +107,7 @@ named!(ClaimError:
     PoolNotFound, ClaimRejected, ClaimLost, AgentRetired, Unavailable, Refused,
 );
 
-impl From<Trouble> for ClaimError {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Unavailable { .. } => Self::Unavailable(trouble.to_string()),
-            Trouble::Refused { .. } => Self::Refused(trouble.to_string()),
-        }
-    }
-}
+from_trouble!(ClaimError);
 
 impl<L: Ledger, C: Claims, K: Clock> ClaimSandbox<L, C, K> {
     /// Answers one invocation.

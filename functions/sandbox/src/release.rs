@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use carapace_control_plane::{log, named, settle::settle};
+use carapace_control_plane::{from_trouble, log, named, settle::settle};
 use carapace_core::{
     ClaimName, UserKey,
     agent::{Release, ReleaseAct},
@@ -38,14 +38,7 @@ pub enum ReleaseError {
 
 named!(ReleaseError: EventRejected, Unavailable, Refused);
 
-impl From<Trouble> for ReleaseError {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Unavailable { .. } => Self::Unavailable(trouble.to_string()),
-            Trouble::Refused { .. } => Self::Refused(trouble.to_string()),
-        }
-    }
-}
+from_trouble!(ReleaseError);
 
 impl<L: Ledger, C: Claims, K: Clock> ClaimSandbox<L, C, K> {
     /// Deletes the claim, if it is this event's and the agent isn't ready.

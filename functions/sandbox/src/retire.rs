@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use carapace_control_plane::{log, named, removal::RemovalOrder, settle::settle};
+use carapace_control_plane::{from_trouble, log, named, removal::RemovalOrder, settle::settle};
 use carapace_core::{
     ClaimName, UserKey,
     agent::StillRetiring,
-    ports::{Claims, Clock, Deleted, Ledger, ModelKeyTrouble, ModelUsers, Trouble},
+    ports::{Claims, Clock, Deleted, Ledger, ModelKeyTrouble, ModelUsers},
 };
 use jiff::Timestamp;
 use lambda_runtime::Diagnostic;
@@ -66,14 +66,7 @@ named!(RetireError:
     ClaimStillThere, ModelGatewayUnavailable, ModelGatewayRefused, Unavailable, Refused,
 );
 
-impl From<Trouble> for RetireError {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Unavailable { .. } => Self::Unavailable(trouble.to_string()),
-            Trouble::Refused { .. } => Self::Refused(trouble.to_string()),
-        }
-    }
-}
+from_trouble!(RetireError);
 
 impl From<ModelKeyTrouble> for RetireError {
     fn from(trouble: ModelKeyTrouble) -> Self {

@@ -5,6 +5,7 @@
 //! is a status and not a message, so it may be set any number of times.
 
 use carapace_control_plane::{
+    from_trouble,
     lambda::{read_payload, write_answer},
     named,
 };
@@ -60,14 +61,7 @@ pub enum ReplyError {
 
 named!(ReplyError: RateLimited, Unavailable, Refused, SlackTokenRejected);
 
-impl From<Trouble> for ReplyError {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Unavailable { .. } => Self::Unavailable(trouble.to_string()),
-            Trouble::Refused { .. } => Self::Refused(trouble.to_string()),
-        }
-    }
-}
+from_trouble!(ReplyError);
 
 impl From<SlackTrouble> for ReplyError {
     fn from(trouble: SlackTrouble) -> Self {

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use carapace_control_plane::{
-    directory::UserPoolId, log, named, removal::RemovalOrder, settle::settle,
+    directory::UserPoolId, from_trouble, log, named, removal::RemovalOrder, settle::settle,
 };
 use carapace_core::{
     CorrelationId, EventId, Reason, Sub, UserKey,
@@ -60,14 +60,7 @@ pub enum OffboardError {
 
 named!(OffboardError: EventRejected, Unavailable, Refused);
 
-impl From<Trouble> for OffboardError {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Unavailable { .. } => Self::Unavailable(trouble.to_string()),
-            Trouble::Refused { .. } => Self::Refused(trouble.to_string()),
-        }
-    }
-}
+from_trouble!(OffboardError);
 
 /// Why not all was deleted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,14 +75,7 @@ pub enum PurgeError {
 
 named!(PurgeError: Unavailable, Refused);
 
-impl From<Trouble> for PurgeError {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Unavailable { .. } => Self::Unavailable(trouble.to_string()),
-            Trouble::Refused { .. } => Self::Refused(trouble.to_string()),
-        }
-    }
-}
+from_trouble!(PurgeError);
 
 /// Whom an event may be about.
 struct Suspect {

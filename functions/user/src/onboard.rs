@@ -3,7 +3,7 @@
 //! The account's name is kept before the record is made: a user with a record but without a name is
 //! one whom nobody can ask the user pool about when they are to be removed.
 
-use carapace_control_plane::{directory::UserPoolId, log, named, settle::settle};
+use carapace_control_plane::{directory::UserPoolId, from_trouble, log, named, settle::settle};
 use carapace_core::{
     Sub, UserKey,
     agent::{Onboard, OnboardAct},
@@ -63,14 +63,7 @@ pub enum OnboardError {
 
 named!(OnboardError: EventRejected, StillRetiring, WrongUser, Unavailable, Refused);
 
-impl From<Trouble> for OnboardError {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Unavailable { .. } => Self::Unavailable(trouble.to_string()),
-            Trouble::Refused { .. } => Self::Refused(trouble.to_string()),
-        }
-    }
-}
+from_trouble!(OnboardError);
 
 impl<T, R, P, K> OnboardUser<T, R, P, K>
 where
