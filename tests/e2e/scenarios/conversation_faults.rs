@@ -2,7 +2,7 @@
 //! to: the message is answered once all the same, and those behind it in order (I1, I4).
 
 use anyhow::{Result, ensure};
-use carapace_e2e::execution::CONVERSATION;
+use carapace_e2e::{eventually, execution::CONVERSATION};
 use libtest_mimic::Trial;
 
 use crate::{
@@ -36,6 +36,14 @@ fn answered(world: &World, fault: &str) -> Result<()> {
     let ada = Talker::new(world)?;
     let armed = arm(world, &ada.member.id, fault)?;
     let first = ada.says(None, "SLOW 8 one")?;
+    // Messages have the order in which they come into the inbox, and one whose acceptance dies comes
+    // into it with the next try.
+    eventually(
+        "the first message is in the inbox",
+        SOON,
+        || world.item(&format!("ONCE#slack.{}", first.event_id), "MESSAGE"),
+        Option::is_some,
+    )?;
     let second = ada.says(Some(&first), "two")?;
     let heard = ada.hears(&first, 2)?;
     let texts: Vec<&str> = heard.iter().map(|message| message.text.as_str()).collect();
