@@ -155,8 +155,8 @@ pub(crate) async fn show(
     Ok(())
 }
 
-/// Removes a user: deletes the account, or disables it if it is to stay, and says so. In this order: what hears of it looks at the account, and takes nothing from somebody whose account
-/// stands.
+/// Removes a user: deletes the account, or disables it if it is to stay, and says so. In this order:
+/// what hears of it looks at the account, and takes nothing from somebody whose account stands.
 pub(crate) async fn remove(
     deployment: &impl Deployment,
     who: &Who,

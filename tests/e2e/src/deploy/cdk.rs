@@ -49,6 +49,10 @@ pub fn synthesise(stack: &Stack, sources: &Sources<'_>) -> Result<()> {
     if fs::read_to_string(&note).is_ok_and(|was| was == made_of) {
         return Ok(());
     }
+    // Before anything else goes: who dies half-way must not leave a note of what is no longer whole.
+    if note.exists() {
+        fs::remove_file(&note).with_context(|| format!("removing {}", note.display()))?;
+    }
     clear(&output).with_context(|| format!("clearing {}", output.display()))?;
     let mut command = cli(stack, sources);
     command
