@@ -1,11 +1,15 @@
 //! The Lambda functions as zip-able directories: `<out>/<name>/bootstrap`.
 
+mod kept;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+
+use kept::Kept;
 
 use crate::process::{cargo, quietly, root};
 
@@ -48,13 +52,6 @@ pub(crate) enum For {
 }
 
 impl For {
-    fn profile(self) -> &'static str {
-        match self {
-            Self::Deployment => "lambda",
-            Self::Demo | Self::Scenarios => "dev",
-        }
-    }
-
     /// Cargo's own target directory serves both; the features differ only in the last crates.
     fn directory(self) -> &'static str {
         match self {
@@ -76,46 +73,78 @@ pub(crate) struct Built {
 
 /// Builds all functions and lays them out; returns the directory and what is in it.
 pub(crate) fn build(target: For) -> Result<(PathBuf, Vec<Built>)> {
-    let mut command = cargo();
-    command.args([
-        "build",
-        "--quiet",
-        "--locked",
-        "--profile",
-        target.profile(),
-    ]);
-    let packages: BTreeSet<&str> = FUNCTIONS.iter().map(|(package, _)| *package).collect();
-    for package in packages {
-        command.args(["--package", package]);
-    }
-    command.arg("--bins");
-    if target == For::Scenarios {
-        for package in MORTAL {
-            command.args(["--features", &format!("{package}/fault-injection")]);
-        }
-    }
-    quietly(&mut command)?;
-    let out = root().join(target.directory());
-    let profile_dir = if target.profile() == "dev" {
-        "debug"
-    } else {
-        target.profile()
+    let root = root();
+    let programs = match target {
+        For::Deployment => for_deployment(&root)?,
+        For::Demo | For::Scenarios => for_the_stack(target)?,
     };
+    let out = root.join(target.directory());
     let mut built = Vec::new();
-    for &(_, name) in FUNCTIONS {
-        let binary = target_dir().join(profile_dir).join(name);
+    for (name, program) in programs {
         let bootstrap = out.join(name).join("bootstrap");
         fs::create_dir_all(out.join(name))?;
-        replace(&binary, &bootstrap)?;
-        if target == For::Deployment {
-            runs_on_lambda(&bootstrap)?;
-        }
+        replace(&program, &bootstrap)?;
         built.push(Built {
             name,
             bytes: fs::metadata(&bootstrap)?.len(),
         });
     }
     Ok((out, built))
+}
+
+/// A function's name and its program.
+type Program = (&'static str, PathBuf);
+
+/// As the tests are compiled, with whose dependencies they share.
+fn for_the_stack(target: For) -> Result<Vec<Program>> {
+    let mut command = cargo();
+    command.args(["build", "--quiet", "--locked", "--workspace"]);
+    for (_, name) in FUNCTIONS {
+        command.args(["--bin", name]);
+    }
+    if target == For::Scenarios {
+        for package in MORTAL {
+            command.args(["--features", &format!("{package}/fault-injection")]);
+        }
+    }
+    quietly(&mut command)?;
+    let directory = target_dir().join("debug");
+    let names = FUNCTIONS.iter().map(|&(_, name)| name);
+    Ok(names.map(|name| (name, directory.join(name))).collect())
+}
+
+/// By themselves, so that they have the features of their own packages and no others.
+fn for_deployment(root: &Path) -> Result<Vec<Program>> {
+    let kept = Kept::of_user(root)?;
+    let mut programs: Vec<Program> = Vec::new();
+    let mut missing = Vec::new();
+    for &(_, name) in FUNCTIONS {
+        match kept.get(name) {
+            Some(program) => programs.push((name, program)),
+            None => missing.push(name),
+        }
+    }
+    if !missing.is_empty() {
+        let mut command = cargo();
+        command.args(["build", "--quiet", "--locked", "--profile", "lambda"]);
+        // All of them, whatever is missing: with fewer, the dependencies' features would be others.
+        let packages: BTreeSet<&str> = FUNCTIONS.iter().map(|(package, _)| *package).collect();
+        for package in packages {
+            command.args(["--package", package]);
+        }
+        for name in &missing {
+            command.args(["--bin", name]);
+        }
+        quietly(&mut command)?;
+    }
+    let directory = target_dir().join("lambda");
+    for name in missing {
+        let program = directory.join(name);
+        runs_on_lambda(&program)?;
+        kept.put(name, &program, &directory.join(format!("{name}.d")))?;
+        programs.push((name, program));
+    }
+    Ok(programs)
 }
 
 /// Where cargo puts what it builds.

@@ -1,5 +1,9 @@
 //! The jobs of `cargo xtask test`, in the order in which they run: what reads the code first,
 //! what needs a stack last.
+//!
+//! Cargo is always asked for targets of the whole workspace: the features of the dependencies are
+//! those that the chosen packages want together, so that for every other choice the SDKs would be
+//! compiled once more.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -115,19 +119,28 @@ pub(super) const ALL: &[Job] = &[
 /// How many of them `cargo xtask lint` runs.
 pub(super) const LINT: usize = 5;
 
+/// The test targets that run by name alone, since they need more than cargo: `test = false`.
+const BY_NAME: [&str; 7] = [
+    "charts",
+    "litellm",
+    "litellm_contract",
+    "openclaw",
+    "scenarios",
+    "slack_contract",
+    "stack",
+];
+
 fn clippy(ui: Ui, _: Option<&str>) -> Result<Count> {
-    passes(
-        ui,
-        cargo().args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--",
-            "-D",
-            "warnings",
-        ]),
-    )
+    let clippy = |targets: &[&str]| {
+        let mut command = cargo();
+        command.args(["clippy", "--workspace", "--locked"]);
+        command.args(targets).args(["--", "-D", "warnings"]);
+        passes(ui, &mut command)
+    };
+    let mut count = clippy(&["--all-targets"])?;
+    // To cargo, all targets are those that run by default.
+    count += clippy(&BY_NAME.map(|name| ["--test", name]).concat())?;
+    Ok(count)
 }
 
 fn deny(ui: Ui, _: Option<&str>) -> Result<Count> {
@@ -154,26 +167,11 @@ fn asl(ui: Ui, _: Option<&str>) -> Result<Count> {
 }
 
 fn unit(ui: Ui, _: Option<&str>) -> Result<Count> {
-    // The packages whose integration tests need a stack or Helm have jobs of their own; of the
-    // harness and the stack, what is inside their crates runs here.
-    let mut whole = cargo();
-    whole.args(["test", "--locked", "--workspace"]);
-    for package in ["carapace-e2e", "carapace-local", "carapace-charts"] {
-        whole.args(["--exclude", package]);
-    }
-    let mut count = counted(ui, Runner::Cargo, &mut whole)?;
-    let mut inside = cargo();
-    inside.args([
-        "test",
-        "--locked",
-        "--lib",
-        "--package",
-        "carapace-e2e",
-        "--package",
-        "carapace-local",
-    ]);
-    count += counted(ui, Runner::Cargo, &mut inside)?;
-    Ok(count)
+    let mut command = cargo();
+    command.args(["test", "--locked", "--workspace"]);
+    // They wait for processes of their own more than they work.
+    command.env("RUST_TEST_THREADS", "6");
+    counted(ui, Runner::Cargo, &mut command)
 }
 
 fn lambdas(ui: Ui, _: Option<&str>) -> Result<Count> {
@@ -217,8 +215,8 @@ fn charts(ui: Ui, _: Option<&str>) -> Result<Count> {
         .as_str()
         .context("go does not say where it keeps agent-sandbox")?;
     let mut command = cargo();
-    command.args(["test", "--locked", "--package", "carapace-charts"]);
     command
+        .args(["test", "--locked", "--workspace", "--test", "charts"])
         .env("HELM", setup::helm(ui)?)
         .env("AGENT_SANDBOX_MODULE", module);
     counted(ui, Runner::Cargo, &mut command)
@@ -253,14 +251,8 @@ fn litellm(ui: Ui, _: Option<&str>) -> Result<Count> {
     }
     let mut command = cargo();
     command
-        .args(["test", "--locked"])
-        .args([
-            "--package",
-            "carapace-stand-ins",
-            "--test",
-            "litellm_contract",
-        ])
-        .args(["--package", "carapace-agentd", "--test", "litellm"])
+        .args(["test", "--locked", "--workspace"])
+        .args(["--test", "litellm_contract", "--test", "litellm"])
         .env("LITELLM_OPENAPI", document)
         .env("LITELLM_PYTHON", python);
     counted(ui, Runner::Cargo, &mut command)
@@ -270,7 +262,7 @@ fn openclaw(ui: Ui, filter: Option<&str>) -> Result<Count> {
     setup::prepare(ui, Node::Gvisor)?;
     let step = ui.step("what is beside OpenClaw", Some(Duration::from_secs(60)));
     let images = images::build()?;
-    let program = test_program("carapace-agentd", "openclaw")?;
+    let program = test_program("openclaw")?;
     step.done("what is beside OpenClaw");
     let archive = openclaw::build(ui, &images)?;
     let image = openclaw::unpack(ui, &archive)?.root;
@@ -315,8 +307,13 @@ fn slack(ui: Ui, _: Option<&str>) -> Result<Count> {
     )?;
     let mut command = cargo();
     command
-        .args(["test", "--locked", "--package", "carapace-stand-ins"])
-        .args(["--test", "slack_contract"])
+        .args([
+            "test",
+            "--locked",
+            "--workspace",
+            "--test",
+            "slack_contract",
+        ])
         .env("SLACK_ARGUMENTS", document);
     counted(ui, Runner::Cargo, &mut command)
 }
@@ -325,14 +322,7 @@ fn stack(ui: Ui, filter: Option<&str>) -> Result<Count> {
     setup::prepare(ui, Node::Gvisor)?;
     let archives = setup::build_images(ui, Agent::Scripted)?.archives;
     let mut command = cargo();
-    command.args([
-        "test",
-        "--locked",
-        "--package",
-        "carapace-local",
-        "--test",
-        "*",
-    ]);
+    command.args(["test", "--locked", "--workspace", "--test", "stack"]);
     if let Some(filter) = filter {
         command.args(["--", filter]);
     }
@@ -351,8 +341,8 @@ fn stack(ui: Ui, filter: Option<&str>) -> Result<Count> {
 fn scenarios(ui: Ui, filter: Option<&str>) -> Result<Count> {
     let state_dir = setup::state_dir(None, "test")?;
     let step = ui.step("the scenarios", Some(std::time::Duration::from_secs(120)));
-    let program = test_program("carapace-e2e", "scenarios")?;
-    quietly(cargo().args(["build", "--locked", "--package", "carapace-clawctl"]))?;
+    let program = test_program("scenarios")?;
+    quietly(cargo().args(["build", "--locked", "--workspace", "--bin", "clawctl"]))?;
     step.done("the scenarios are compiled");
     let deployment = setup::deployed(
         ui,
@@ -377,15 +367,14 @@ fn scenarios(ui: Ui, filter: Option<&str>) -> Result<Count> {
 }
 
 /// Builds a test target and says where the program is.
-fn test_program(package: &str, target: &str) -> Result<PathBuf> {
+fn test_program(target: &str) -> Result<PathBuf> {
     let messages = quietly(cargo().args([
         "test",
         "--locked",
+        "--workspace",
         "--no-run",
         "--message-format",
         "json",
-        "--package",
-        package,
         "--test",
         target,
     ]))?;
