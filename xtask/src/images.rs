@@ -57,6 +57,11 @@ pub(crate) fn build() -> Result<Images> {
     )?;
     let out = target_dir().join("images");
     fs::create_dir_all(&out)?;
+    // Two jobs may want them at once.
+    let _only_one = File::create(out.join(".lock")).and_then(|file| {
+        file.lock()?;
+        Ok(file)
+    })?;
     let binaries = directory.join(target).join("debug");
     let mut archives = Vec::new();
     for name in IMAGES {

@@ -2,7 +2,7 @@
 //! long that takes, and is skipped or short when it was done before.
 
 use std::cell::RefCell;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -57,6 +57,16 @@ pub(crate) fn packages(ui: Ui, node: NodeKind) -> Result<()> {
 
 /// Installs Debian packages.
 pub(crate) fn install(ui: Ui, missing: &[Missing]) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // `apt-get` waits for nobody who does the same.
+    let cache = Cache::of_user();
+    fs::create_dir_all(cache.root())?;
+    let _only_one = File::create(cache.root().join(".apt-get.lock")).and_then(|file| {
+        file.lock()?;
+        Ok(file)
+    })?;
     let mut listener = Listener::new(ui);
     packages::install(missing, &mut |progress| listener.hear(progress))?;
     Ok(())

@@ -4,12 +4,14 @@ mod count;
 mod fuzz;
 mod jobs;
 
+use std::process::{Command, Stdio};
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use count::Count;
-use jobs::{ALL, Job, LINT};
+use jobs::{ALL, Company, Job, LINT};
 
 use crate::cli;
 use crate::ui::{Ui, human};
@@ -25,8 +27,7 @@ pub(crate) fn run(ui: Ui, options: &cli::Test) -> Result<()> {
     }
     let chosen = choose(&options.only)?;
     let total = run_jobs(ui, &chosen);
-    // The last line, in the words that tools look for.
-    println!("\n{} passed, {} failed", total.passed, total.failed);
+    println!("\n{total}");
     if total.failed > 0 {
         bail!(
             "{} check(s) failed; what they printed is above",
@@ -49,30 +50,94 @@ pub(crate) fn lint(ui: Ui) -> Result<()> {
     Ok(())
 }
 
-fn run_jobs(ui: Ui, chosen: &[(&Job, Option<String>)]) -> Count {
+fn run_jobs(ui: Ui, chosen: &[(&'static Job, Option<String>)]) -> Count {
     let started = Instant::now();
     let mut total = Count::default();
+    let mut aside = Vec::new();
     for (job, filter) in chosen {
-        ui.heading(&format!("{}: {}", job.name, job.checks));
+        if job.company == Company::Any && chosen.len() > 1 {
+            aside.push(Aside::start(job, filter.as_deref()));
+            continue;
+        }
+        if job.company == Company::None {
+            total += end(ui, &mut aside);
+        }
+        begin(ui, job);
         let begun = Instant::now();
-        // A job that could not even run counts as one failure: never as nothing.
-        let count = (job.run)(ui, filter.as_deref()).unwrap_or_else(|error| {
-            ui.fails(&format!("{error:#}"));
-            Count {
-                passed: 0,
-                failed: 1,
-            }
-        });
-        ui.note(&format!(
-            "{} passed, {} failed in {}",
-            count.passed,
-            count.failed,
-            human(begun.elapsed())
-        ));
-        total += count;
+        let count = (job.run)(ui, filter.as_deref());
+        total += close(ui, count, begun);
     }
+    total += end(ui, &mut aside);
     ui.heading(&format!("All jobs in {}", human(started.elapsed())));
     total
+}
+
+fn begin(ui: Ui, job: &Job) {
+    ui.heading(&format!("{}: {}", job.name, job.checks));
+}
+
+/// Says how a job ended. One that could not even run counts as one failure: never as nothing.
+fn close(ui: Ui, count: Result<Count>, begun: Instant) -> Count {
+    let count = count.unwrap_or_else(|error| {
+        ui.fails(&format!("{error:#}"));
+        Count {
+            passed: 0,
+            failed: 1,
+        }
+    });
+    ui.note(&format!(
+        "{} passed, {} failed in {}",
+        count.passed,
+        count.failed,
+        human(begun.elapsed())
+    ));
+    count
+}
+
+/// Waits for the jobs that run beside the others, and shows what each of them had to say.
+fn end(ui: Ui, aside: &mut Vec<Aside>) -> Count {
+    let mut total = Count::default();
+    for job in aside.drain(..) {
+        let step = ui.step(&format!("{}, which began before", job.job.name), None);
+        let ended = job.running.join();
+        step.quiet();
+        begin(ui, job.job);
+        let count = ended.unwrap_or_else(|_| bail!("the thread that waited for it panicked"));
+        total += close(ui, count, job.begun);
+    }
+    total
+}
+
+/// A job under way in a process of its own, so that what it says is shown in one piece.
+struct Aside {
+    job: &'static Job,
+    begun: Instant,
+    running: JoinHandle<Result<Count>>,
+}
+
+impl Aside {
+    fn start(job: &'static Job, filter: Option<&str>) -> Self {
+        let asked = [Some(job.name), filter].into_iter().flatten();
+        let asked = asked.collect::<Vec<_>>().join(":");
+        Self {
+            job,
+            begun: Instant::now(),
+            running: thread::spawn(move || {
+                let output = Command::new(std::env::current_exe()?)
+                    .args(["test", "--only", &asked])
+                    .stdin(Stdio::null())
+                    .output()
+                    .with_context(|| format!("starting the job {asked} by itself"))?;
+                let said = String::from_utf8_lossy(&output.stdout);
+                let count = count::total(&said)?;
+                if !output.status.success() {
+                    println!("{said}");
+                    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+                }
+                Ok(count)
+            }),
+        }
+    }
 }
 
 fn choose(only: &[String]) -> Result<Vec<(&'static Job, Option<String>)>> {

@@ -1,5 +1,6 @@
 //! Counting what test runners say they ran.
 
+use std::fmt;
 use std::ops::AddAssign;
 
 use anyhow::{Result, bail};
@@ -26,6 +27,26 @@ impl AddAssign for Count {
         self.passed += other.passed;
         self.failed += other.failed;
     }
+}
+
+/// The last line of `cargo xtask test`, in the words that tools look for.
+impl fmt::Display for Count {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} passed, {} failed", self.passed, self.failed)
+    }
+}
+
+/// What the last line of a whole `cargo xtask test` says.
+pub(super) fn total(output: &str) -> Result<Count> {
+    let last = output.trim_end().lines().next_back().unwrap_or_default();
+    let count = Count {
+        passed: before(last, "passed"),
+        failed: before(last, "failed"),
+    };
+    if count.to_string() != last {
+        bail!("it ended without saying how many checks passed; its last line is `{last}`");
+    }
+    Ok(count)
 }
 
 /// The runners whose closing lines are understood.
@@ -143,5 +164,21 @@ mod tests {
                 .count("test result: ok. 0 passed; 0 failed")
                 .is_err()
         );
+    }
+
+    #[test]
+    fn the_last_line_is_read_as_it_is_written() {
+        let count = Count {
+            passed: 12,
+            failed: 3,
+        };
+        assert_eq!(total(&format!("all of it\n\n{count}\n")).unwrap(), count);
+        for said in [
+            "",
+            "12 passed, 3 failed\nerror: 3 check(s) failed",
+            "12 passed",
+        ] {
+            assert!(total(said).is_err(), "{said:?}");
+        }
     }
 }

@@ -28,8 +28,21 @@ pub(super) struct Job {
     pub name: &'static str,
     /// What it checks.
     pub checks: &'static str,
+    /// What may run beside it.
+    pub company: Company,
     /// Runs it; some jobs take a filter.
     pub run: fn(Ui, Option<&str>) -> Result<Count>,
+}
+
+/// What may run beside a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Company {
+    /// The jobs after it, for it waits more than it works.
+    Any,
+    /// Such a job.
+    Some,
+    /// Nothing.
+    None,
 }
 
 /// All of them. The first [`LINT`] only read the code.
@@ -37,81 +50,97 @@ pub(super) const ALL: &[Job] = &[
     Job {
         name: "fmt",
         checks: "the code is formatted",
+        company: Company::Some,
         run: |ui, _| passes(ui, cargo().args(["fmt", "--all", "--check"])),
     },
     Job {
         name: "clippy",
         checks: "clippy and the compiler have nothing to say",
+        company: Company::Some,
         run: clippy,
     },
     Job {
         name: "deny",
         checks: "licences, sources and banned crates",
+        company: Company::Some,
         run: deny,
     },
     Job {
         name: "asl",
         checks: "the state machines are valid Amazon States Language in JSONata",
+        company: Company::Some,
         run: asl,
     },
     Job {
         name: "docs",
         checks: "the generated parts of docs/ are current",
+        company: Company::Some,
         run: |_, _| docs::generate(true).map(|_| Count::ONE),
     },
     Job {
         name: "unit",
         checks: "unit and integration tests of every crate",
+        company: Company::Some,
         run: unit,
     },
     Job {
         name: "fuzz",
         checks: "what strangers' text goes through, fuzzed for some seconds",
+        company: Company::Some,
         run: super::fuzz::run,
     },
     Job {
         name: "lambdas",
         checks: "the functions build as they are deployed, for the glibc that Lambda has",
+        company: Company::Some,
         run: lambdas,
+    },
+    Job {
+        name: "openclaw",
+        checks: "the real OpenClaw in gVisor beside agentd: it remembers, restarts and is killed",
+        company: Company::Any,
+        run: openclaw,
     },
     Job {
         name: "cdk",
         checks: "CDK assertions, golden templates, cdk-nag",
+        company: Company::Some,
         run: cdk,
     },
     Job {
         name: "charts",
         checks: "the charts, rendered by Helm, against the real CRDs",
+        company: Company::Some,
         run: charts,
     },
     Job {
         name: "launcher",
         checks: "each of the local AWS's patches is still needed and still works",
+        company: Company::Some,
         run: launcher,
     },
     Job {
         name: "litellm",
         checks: "the real LiteLLM as it is deployed, from agentd to Bedrock; its stand-in keeps to it",
+        company: Company::Some,
         run: litellm,
-    },
-    Job {
-        name: "openclaw",
-        checks: "the real OpenClaw in gVisor beside agentd: it remembers, restarts and is killed",
-        run: openclaw,
     },
     Job {
         name: "slack",
         checks: "Slack's stand-in knows the arguments of Slack's own SDK, and no others",
+        company: Company::Some,
         run: slack,
     },
     Job {
         name: "stack",
         checks: "the local stack: isolation, two side by side, no orphans",
+        company: Company::Some,
         run: stack,
     },
     Job {
         name: "scenarios",
         checks: "what the platform promises, on a stack with IAM enforced",
+        company: Company::None,
         run: scenarios,
     },
 ];
@@ -227,6 +256,8 @@ fn launcher(ui: Ui, _: Option<&str>) -> Result<Count> {
     let mut command = Command::new(python);
     command
         .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
+        // They wait for workflows more than they work; each process has a MiniStack of its own.
+        .args(["-n", "4", "--dist", "loadfile"])
         .arg(root().join("tests/local/ministack"));
     counted(ui, Runner::Pytest, &mut command)
 }

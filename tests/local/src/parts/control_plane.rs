@@ -42,6 +42,10 @@ pub(super) async fn start(site: &Site) -> Result<(), PartFailure> {
         .client("kube-apiserver-kubelet-client", &ADMIN)?;
     let ca = site.authority.path();
     let mut api_server = Part::new("kube-apiserver", site.program("kube-apiserver"))
+        // A third of what it does while a stack starts is to tidy up, for the sake of memory that a stack
+        // of a few hundred objects never misses.
+        .env("GOGC", "off")
+        .env("GOMEMLIMIT", "1GiB")
         .flag(
             "etcd-servers",
             format!("http://127.0.0.1:{}", site.ports.etcd),

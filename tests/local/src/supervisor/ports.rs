@@ -30,6 +30,9 @@ impl Ports {
         slack: u16,
         isolation: Isolation,
     ) -> io::Result<Self> {
+        let seen_by_host = [aws, kube_api, slack];
+        // In a network of its own nobody holds these yet: the kernel must not choose one of them below.
+        reserve(isolation, &seen_by_host)?;
         // All are held until all are chosen, or one could be given out twice.
         let held = (0..7)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
@@ -62,12 +65,18 @@ impl Ports {
             agent_sandbox_health,
             kwok,
         };
-        if isolation == Isolation::Namespaces {
-            // Or an outgoing connection could take one of them before its part listens.
-            free.extend([aws, kube_api, slack]);
-            let list: Vec<_> = free.iter().map(u16::to_string).collect();
-            fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", list.join(","))?;
-        }
+        free.extend(seen_by_host);
+        reserve(isolation, &free)?;
         Ok(ports)
     }
+}
+
+/// Keeps the kernel from choosing these ports by itself, as for an outgoing connection, before their
+/// parts listen. Only where the network is the stack's own.
+fn reserve(isolation: Isolation, ports: &[u16]) -> io::Result<()> {
+    if isolation != Isolation::Namespaces {
+        return Ok(());
+    }
+    let list: Vec<_> = ports.iter().map(u16::to_string).collect();
+    fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", list.join(","))
 }
