@@ -6,9 +6,9 @@ mod jobs;
 
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use count::Count;
 use jobs::{ALL, Company, Job, LINT};
@@ -55,17 +55,18 @@ fn run_jobs(ui: Ui, chosen: &[(&'static Job, Option<String>)]) -> Count {
     let mut total = Count::default();
     let mut aside = Vec::new();
     for (job, filter) in chosen {
-        if job.company == Company::Any && chosen.len() > 1 {
+        if job.company == Company::Next && chosen.len() > 1 {
+            ui.heading(&format!("{} runs beside the next jobs", job.name));
             aside.push(Aside::start(job, filter.as_deref()));
             continue;
         }
-        if job.company == Company::None {
+        if job.company == Company::Nobody {
             total += end(ui, &mut aside);
         }
         begin(ui, job);
         let begun = Instant::now();
         let count = (job.run)(ui, filter.as_deref());
-        total += close(ui, count, begun);
+        total += close(ui, count, begun.elapsed());
     }
     total += end(ui, &mut aside);
     ui.heading(&format!("All jobs in {}", human(started.elapsed())));
@@ -77,7 +78,7 @@ fn begin(ui: Ui, job: &Job) {
 }
 
 /// Says how a job ended. One that could not even run counts as one failure: never as nothing.
-fn close(ui: Ui, count: Result<Count>, begun: Instant) -> Count {
+fn close(ui: Ui, count: Result<Count>, took: Duration) -> Count {
     let count = count.unwrap_or_else(|error| {
         ui.fails(&format!("{error:#}"));
         Count {
@@ -89,55 +90,74 @@ fn close(ui: Ui, count: Result<Count>, begun: Instant) -> Count {
         "{} passed, {} failed in {}",
         count.passed,
         count.failed,
-        human(begun.elapsed())
+        human(took)
     ));
     count
 }
 
-/// Waits for the jobs that run beside the others, and shows what each of them had to say.
+/// Waits for the jobs that run beside the others, and shows what they had to say.
 fn end(ui: Ui, aside: &mut Vec<Aside>) -> Count {
     let mut total = Count::default();
-    for job in aside.drain(..) {
-        let step = ui.step(&format!("{}, which began before", job.job.name), None);
-        let ended = job.running.join();
+    for Aside { job, running } in aside.drain(..) {
+        let step = ui.step(&format!("{}, which began before", job.name), None);
+        let ended = running.join();
         step.quiet();
-        begin(ui, job.job);
-        let count = ended.unwrap_or_else(|_| bail!("the thread that waited for it panicked"));
-        total += close(ui, count, job.begun);
+        begin(ui, job);
+        let (count, took) = match ended {
+            Ok(Ended { count, said, took }) => {
+                print!("{said}");
+                (count, took)
+            }
+            Err(_) => (Err(anyhow!("who waited for it panicked")), Duration::ZERO),
+        };
+        total += close(ui, count, took);
     }
     total
 }
 
-/// A job under way in a process of its own, so that what it says is shown in one piece.
+/// A job under way in a process of its own, so that what it says can be shown in one piece.
 struct Aside {
     job: &'static Job,
-    begun: Instant,
-    running: JoinHandle<Result<Count>>,
+    running: JoinHandle<Ended>,
+}
+
+/// How such a job ended; it has nothing to say if all is well.
+struct Ended {
+    count: Result<Count>,
+    said: String,
+    took: Duration,
 }
 
 impl Aside {
     fn start(job: &'static Job, filter: Option<&str>) -> Self {
         let asked = [Some(job.name), filter].into_iter().flatten();
         let asked = asked.collect::<Vec<_>>().join(":");
-        Self {
-            job,
-            begun: Instant::now(),
-            running: thread::spawn(move || {
-                let output = Command::new(std::env::current_exe()?)
-                    .args(["test", "--only", &asked])
-                    .stdin(Stdio::null())
-                    .output()
-                    .with_context(|| format!("starting the job {asked} by itself"))?;
-                let said = String::from_utf8_lossy(&output.stdout);
-                let count = count::total(&said)?;
-                if !output.status.success() {
-                    println!("{said}");
-                    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-                }
-                Ok(count)
-            }),
-        }
+        let running = thread::spawn(move || {
+            let begun = Instant::now();
+            let mut said = String::new();
+            let count = by_itself(&asked, &mut said);
+            Ended {
+                count,
+                said,
+                took: begun.elapsed(),
+            }
+        });
+        Self { job, running }
     }
+}
+
+fn by_itself(asked: &str, said: &mut String) -> Result<Count> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["test", "--only", asked])
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting the job {asked} by itself"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        said.push_str(&stdout);
+        said.push_str(&String::from_utf8_lossy(&output.stderr));
+    }
+    count::total(&stdout)
 }
 
 fn choose(only: &[String]) -> Result<Vec<(&'static Job, Option<String>)>> {

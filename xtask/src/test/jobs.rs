@@ -37,12 +37,12 @@ pub(super) struct Job {
 /// What may run beside a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Company {
-    /// The jobs after it, for it waits more than it works.
-    Any,
+    /// The next jobs, for it waits more than it works.
+    Next,
     /// Such a job.
-    Some,
-    /// Nothing.
-    None,
+    Such,
+    /// Nobody.
+    Nobody,
 }
 
 /// All of them. The first [`LINT`] only read the code.
@@ -50,97 +50,97 @@ pub(super) const ALL: &[Job] = &[
     Job {
         name: "fmt",
         checks: "the code is formatted",
-        company: Company::Some,
+        company: Company::Such,
         run: |ui, _| passes(ui, cargo().args(["fmt", "--all", "--check"])),
     },
     Job {
         name: "clippy",
         checks: "clippy and the compiler have nothing to say",
-        company: Company::Some,
+        company: Company::Such,
         run: clippy,
     },
     Job {
         name: "deny",
         checks: "licences, sources and banned crates",
-        company: Company::Some,
+        company: Company::Such,
         run: deny,
     },
     Job {
         name: "asl",
         checks: "the state machines are valid Amazon States Language in JSONata",
-        company: Company::Some,
+        company: Company::Such,
         run: asl,
     },
     Job {
         name: "docs",
         checks: "the generated parts of docs/ are current",
-        company: Company::Some,
+        company: Company::Such,
         run: |_, _| docs::generate(true).map(|_| Count::ONE),
     },
     Job {
         name: "unit",
         checks: "unit and integration tests of every crate",
-        company: Company::Some,
+        company: Company::Such,
         run: unit,
     },
     Job {
         name: "fuzz",
         checks: "what strangers' text goes through, fuzzed for some seconds",
-        company: Company::Some,
+        company: Company::Such,
         run: super::fuzz::run,
     },
     Job {
         name: "lambdas",
         checks: "the functions build as they are deployed, for the glibc that Lambda has",
-        company: Company::Some,
+        company: Company::Such,
         run: lambdas,
     },
     Job {
         name: "openclaw",
         checks: "the real OpenClaw in gVisor beside agentd: it remembers, restarts and is killed",
-        company: Company::Any,
+        company: Company::Next,
         run: openclaw,
     },
     Job {
         name: "cdk",
         checks: "CDK assertions, golden templates, cdk-nag",
-        company: Company::Some,
+        company: Company::Such,
         run: cdk,
     },
     Job {
         name: "charts",
         checks: "the charts, rendered by Helm, against the real CRDs",
-        company: Company::Some,
+        company: Company::Such,
         run: charts,
     },
     Job {
         name: "launcher",
         checks: "each of the local AWS's patches is still needed and still works",
-        company: Company::Some,
+        company: Company::Such,
         run: launcher,
     },
     Job {
         name: "litellm",
         checks: "the real LiteLLM as it is deployed, from agentd to Bedrock; its stand-in keeps to it",
-        company: Company::Some,
+        company: Company::Such,
         run: litellm,
     },
     Job {
         name: "slack",
         checks: "Slack's stand-in knows the arguments of Slack's own SDK, and no others",
-        company: Company::Some,
+        company: Company::Such,
         run: slack,
     },
     Job {
         name: "stack",
         checks: "the local stack: isolation, two side by side, no orphans",
-        company: Company::Some,
+        company: Company::Such,
         run: stack,
     },
     Job {
         name: "scenarios",
         checks: "what the platform promises, on a stack with IAM enforced",
-        company: Company::None,
+        company: Company::Nobody,
         run: scenarios,
     },
 ];
