@@ -1,7 +1,7 @@
 //! What somebody writes in Slack, and what their agent answers in the thread.
 //!
-//! The agent is the scripted one: `SLOW n` takes n quarters of a second, `RECALL` repeats what was
-//! said before, `CRASH` ends the agent's process.
+//! The agent is the scripted one: `SLOW n` takes n quarters of a second, `HOLD` waits for a `RELEASE`
+//! in another thread, `RECALL` repeats what was said before, `CRASH` ends the agent's process.
 
 use std::time::{Duration, Instant};
 
@@ -83,6 +83,25 @@ impl<'a> Talker<'a> {
         answers(self.world, said, count)
     }
 
+    /// An answer that has begun and has not ended.
+    fn hears_begin(&self, said: &Said) -> Result<Message> {
+        let slack = self.world.slack()?;
+        let mut replies = eventually(
+            "an answer that grows",
+            SOON,
+            || slack.replies(&said.channel, &said.thread_ts),
+            |replies| replies.len() == 1 && replies[0].streaming,
+        )?;
+        Ok(replies.remove(0))
+    }
+
+    /// Lets what is held go on, by a thread of its own.
+    fn releases(&self) -> Result<()> {
+        let said = self.says(None, "RELEASE")?;
+        self.hears(&said, 1)?;
+        Ok(())
+    }
+
     fn hears_one(&self, said: &Said) -> Result<String> {
         Ok(self.hears(said, 1)?.remove(0).text)
     }
@@ -107,25 +126,20 @@ pub(crate) fn answers(world: &World, said: &Said, count: usize) -> Result<Vec<Me
 
 fn wakes(world: &World) -> Result<()> {
     let ada = Talker::new(world)?;
-    let said = ada.says(None, "SLOW 8 hello")?;
-    let slack = world.slack()?;
-    let growing = eventually(
-        "a reply that grows",
-        SOON,
-        || slack.replies(&said.channel, &said.thread_ts),
-        |replies| replies.len() == 1 && replies[0].streaming,
-    )?;
+    let said = ada.says(None, "SLOW 2 HOLD hello")?;
+    let growing = ada.hears_begin(&said)?;
+    ada.releases()?;
     let answer = ada.hears(&said, 1)?.remove(0);
     ensure!(
-        answer.text == "w0 w1 w2 w3 w4 w5 w6 w7 You said: SLOW 8 hello",
+        answer.text == "w0 w1 You said: SLOW 2 HOLD hello",
         "{answer:#?}"
     );
     ensure!(
-        answer.text.starts_with(&growing[0].text) && growing[0].text != answer.text,
+        answer.text.starts_with(&growing.text) && growing.text != answer.text,
         "{growing:#?}"
     );
     ensure!(answer.edits == 0, "it was rewritten: {answer:#?}");
-    let thread = slack.thread(&said.channel, &said.thread_ts)?;
+    let thread = world.slack()?.thread(&said.channel, &said.thread_ts)?;
     ensure!(
         thread
             .statuses
@@ -268,21 +282,16 @@ fn ten(world: &World) -> Result<()> {
 
 fn two_threads(world: &World) -> Result<()> {
     let ada = Talker::new(world)?;
-    let slow = ada.says(None, "SLOW 24 one")?;
-    let slack = world.slack()?;
-    eventually(
-        "the slow reply has begun",
-        SOON,
-        || slack.replies(&slow.channel, &slow.thread_ts),
-        |replies| !replies.is_empty(),
-    )?;
-    let quick = ada.says(None, "two")?;
-    let answer = ada.hears_one(&quick)?;
+    let held = ada.says(None, "SLOW 1 HOLD one")?;
+    ada.hears_begin(&held)?;
+    let still = ada.says(None, "two")?;
+    let answer = ada.hears_one(&still)?;
     ensure!(answer == "You said: two", "{answer:?}");
-    let still = slack.replies(&slow.channel, &slow.thread_ts)?;
-    ensure!(still[0].streaming, "one waited for the other: {still:#?}");
-    let answer = ada.hears_one(&slow)?;
-    ensure!(answer.ends_with("You said: SLOW 24 one"), "{answer:?}");
+    let growing = ada.hears_begin(&held)?;
+    ensure!(!growing.text.contains("You said"), "{growing:#?}");
+    ada.releases()?;
+    let answer = ada.hears_one(&held)?;
+    ensure!(answer == "w0 You said: SLOW 1 HOLD one", "{answer:?}");
     Ok(())
 }
 
@@ -408,14 +417,8 @@ fn slack_fails(world: &World) -> Result<()> {
 /// I1: the end of an execution is an event like others, and another goes on where it stopped.
 fn holder_dies(world: &World) -> Result<()> {
     let ada = Talker::new(world)?;
-    let first = ada.says(None, "SLOW 30 one")?;
-    let slack = world.slack()?;
-    eventually(
-        "the first reply has begun",
-        SOON,
-        || slack.replies(&first.channel, &first.thread_ts),
-        |replies| !replies.is_empty(),
-    )?;
+    let first = ada.says(None, "SLOW 1 HOLD one")?;
+    ada.hears_begin(&first)?;
     for text in ["two", "three"] {
         let said = ada.says(Some(&first), text)?;
         ensure!(ada.conversation(&said)?.status == "SUCCEEDED");
@@ -423,10 +426,11 @@ fn holder_dies(world: &World) -> Result<()> {
     let id = format!("slack.{}", first.event_id);
     let holder = world.executions_of(CONVERSATION, &id)?.remove(0);
     world.stop_execution(&holder.arn)?;
+    ada.releases()?;
     let answers = ada.hears(&first, 3)?;
     let texts: Vec<&str> = answers.iter().map(|a| a.text.as_str()).collect();
     ensure!(
-        texts[0].ends_with("You said: SLOW 30 one")
+        texts[0] == "w0 You said: SLOW 1 HOLD one"
             && texts[1..] == ["You said: two", "You said: three"],
         "{texts:#?}"
     );

@@ -340,6 +340,21 @@ async fn a_turn_says_more_when_it_is_asked_to() {
 }
 
 #[tokio::test]
+async fn a_held_turn_goes_on_when_another_session_releases_it() {
+    let mut client = Client::connected(start().await).await;
+    client.send("agent:main:one", "HOLD", "turn-1").await;
+    client.send("agent:main:two", "hello", "turn-2").await;
+    client.follow("turn-2").await;
+    let key = json!({"sessionKey": "agent:main:one"});
+    let history = client.request("chat.history", key).await;
+    let in_flight = &history["payload"]["inFlightRun"]["runId"];
+    assert_eq!(in_flight, "turn-1", "{history}");
+    client.send("agent:main:two", "RELEASE", "turn-3").await;
+    let (_, said) = client.follow("turn-1").await;
+    assert_eq!(said, "You said: HOLD");
+}
+
+#[tokio::test]
 async fn a_dropped_line_does_not_end_the_turn() {
     let address = start().await;
     let mut client = Client::connected(address).await;

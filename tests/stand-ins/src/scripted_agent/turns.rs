@@ -2,6 +2,7 @@
 //!
 //! A word in the message makes a turn more than that; any word may go with any other:
 //! - `SLOW n` says n words first, a quarter of a second apart.
+//! - `HOLD` then waits until a turn of another session comes by a `RELEASE`.
 //! - `RECALL` repeats at the end what the user said before in this session.
 //! - `TOOL` uses a tool that does nothing.
 //! - `DROP` breaks the lines of all clients, and goes on.
@@ -76,6 +77,7 @@ struct Inner {
     runs: Mutex<HashMap<String, &'static str>>,
     state: Option<PathBuf>,
     crashed: Notify,
+    released: Notify,
 }
 
 #[derive(Default)]
@@ -163,6 +165,7 @@ impl Turns {
             runs: Mutex::default(),
             state: state.map(Path::to_owned),
             crashed: Notify::new(),
+            released: Notify::new(),
         })))
     }
 
@@ -450,11 +453,19 @@ impl Run {
     async fn answer(&self, before: &[Said], message: &str) -> anyhow::Result<String> {
         let words: Vec<&str> = message.split_whitespace().collect();
         let mut reply = String::new();
+        // From here on: whoever heard a word of this reply may release it.
+        let released = self.inner.released.notified();
         let slow = words.iter().position(|word| *word == "SLOW");
         let count = slow.and_then(|at| words.get(at + 1)?.parse::<usize>().ok());
         for number in 0..count.unwrap_or(0) {
             self.say(&mut reply, &format!("w{number} "));
             tokio::time::sleep(SLOW).await;
+        }
+        if words.contains(&"HOLD") {
+            released.await;
+        }
+        if words.contains(&"RELEASE") {
+            self.inner.released.notify_waiters();
         }
         if words.contains(&"TOOL") {
             for (phase, rest) in [("start", "args"), ("result", "result")] {
