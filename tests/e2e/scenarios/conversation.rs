@@ -16,7 +16,7 @@ use carapace_e2e::slack::{Member, Message, Said};
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::world::{Person, SOON, World};
+use crate::world::{Acquaintance, Person, SOON, World};
 
 pub(crate) const ALL: &[Scenario] = &[
     ("a_message_wakes_the_agent_and_its_reply_streams", wakes),
@@ -68,6 +68,37 @@ impl<'a> Talker<'a> {
             member,
             channel,
         })
+    }
+
+    /// Somebody to whom another scenario has talked before, in threads of its own, so that their agent
+    /// is awake; somebody new if there is nobody. To wake an agent is more work than all that most
+    /// scenarios then ask of it.
+    pub(crate) fn known(world: &'a World) -> Result<Self> {
+        // Not matched on: nobody else could get or leave one for as long as the other is made.
+        let known = world.acquaintances().pop();
+        let Some(Acquaintance {
+            user,
+            member,
+            channel,
+        }) = known
+        else {
+            return Self::new(world);
+        };
+        Ok(Self {
+            world,
+            person: world.person_of(user),
+            member,
+            channel,
+        })
+    }
+
+    /// Leaves them to the next scenario, for which everything must be as if nothing had been.
+    pub(crate) fn stays(self) {
+        self.world.acquaintances().push(Acquaintance {
+            user: self.person.stays(),
+            member: self.member,
+            channel: self.channel,
+        });
     }
 
     /// Writes to the agent, in a new thread or in the one of `before`.
@@ -267,7 +298,7 @@ fn unvouched(world: &World) -> Result<()> {
 }
 
 fn ten(world: &World) -> Result<()> {
-    let ada = Talker::new(world)?;
+    let ada = Talker::known(world)?;
     let first = ada.says(None, "hello")?;
     ada.hears(&first, 1)?;
     for n in 0..10 {
@@ -277,11 +308,12 @@ fn ten(world: &World) -> Result<()> {
     let texts: Vec<&str> = answers[1..].iter().map(|a| a.text.as_str()).collect();
     let expected: Vec<String> = (0..10).map(|n| format!("You said: number {n}")).collect();
     ensure!(texts == expected, "{texts:#?}");
+    ada.stays();
     Ok(())
 }
 
 fn two_threads(world: &World) -> Result<()> {
-    let ada = Talker::new(world)?;
+    let ada = Talker::known(world)?;
     let held = ada.says(None, "SLOW 1 HOLD one")?;
     ada.hears_begin(&held)?;
     let still = ada.says(None, "two")?;
@@ -292,6 +324,7 @@ fn two_threads(world: &World) -> Result<()> {
     ada.releases()?;
     let answer = ada.hears_one(&held)?;
     ensure!(answer == "w0 You said: SLOW 1 HOLD one", "{answer:?}");
+    ada.stays();
     Ok(())
 }
 
@@ -320,7 +353,7 @@ fn tagged(world: &World) -> Result<()> {
 
 /// 40,000 characters are the most that Slack sends; as it writes them, 480 kB on the wire.
 fn long(world: &World) -> Result<()> {
-    let ada = Talker::new(world)?;
+    let ada = Talker::known(world)?;
     let text: String = "天地玄黄宇宙洪荒日月盈昃辰宿列张"
         .chars()
         .cycle()
@@ -344,11 +377,12 @@ fn long(world: &World) -> Result<()> {
         "{} messages differ",
         replies.len()
     );
+    ada.stays();
     Ok(())
 }
 
 fn slices(world: &World) -> Result<()> {
-    let ada = Talker::new(world)?;
+    let ada = Talker::known(world)?;
     let said = ada.says(None, "SLOW 70")?;
     let answer = ada.hears(&said, 1)?.remove(0);
     let words: Vec<String> = (0..70).map(|n| format!("w{n}")).collect();
@@ -365,6 +399,7 @@ fn slices(world: &World) -> Result<()> {
         .filter(|event| event.entered() == Some("RunTurns"))
         .count();
     ensure!(slices > 1, "the control: it took {slices} invocations");
+    ada.stays();
     Ok(())
 }
 
@@ -416,7 +451,7 @@ fn slack_fails(world: &World) -> Result<()> {
 
 /// I1: the end of an execution is an event like others, and another goes on where it stopped.
 fn holder_dies(world: &World) -> Result<()> {
-    let ada = Talker::new(world)?;
+    let ada = Talker::known(world)?;
     let first = ada.says(None, "SLOW 1 HOLD one")?;
     ada.hears_begin(&first)?;
     for text in ["two", "three"] {
@@ -435,6 +470,7 @@ fn holder_dies(world: &World) -> Result<()> {
         "{texts:#?}"
     );
     ensure!(world.execution(&holder.arn)?.status == "ABORTED");
+    ada.stays();
     Ok(())
 }
 

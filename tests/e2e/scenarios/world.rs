@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -10,6 +10,7 @@ use carapace_core::UserKey;
 use carapace_e2e::cluster::AGENTS;
 use carapace_e2e::identity::User;
 use carapace_e2e::platform::SandboxRequest;
+use carapace_e2e::slack::Member;
 use carapace_e2e::{Platform, eventually};
 use serde_json::{Value, json};
 
@@ -24,6 +25,15 @@ const SHARED_POOL: &str = "agents";
 pub(crate) struct World {
     platform: Arc<Platform>,
     faults: PathBuf,
+    acquaintances: Arc<Mutex<Vec<Acquaintance>>>,
+}
+
+/// Somebody whose agent is awake and has nothing to do, for another scenario to talk to.
+#[derive(Debug)]
+pub(crate) struct Acquaintance {
+    pub(crate) user: User,
+    pub(crate) member: Member,
+    pub(crate) channel: String,
 }
 
 impl Deref for World {
@@ -44,6 +54,7 @@ impl World {
         Ok(Self {
             platform: Arc::new(Platform::open(Path::new(&state_dir))?),
             faults: faults.into(),
+            acquaintances: Arc::default(),
         })
     }
 
@@ -54,10 +65,18 @@ impl World {
 
     /// A new person who may have an agent. Their claim goes when the person is dropped.
     pub(crate) fn person(&self, name: &str) -> Result<Person<'_>> {
-        Ok(Person {
-            world: self,
-            user: self.platform.new_user(name)?,
-        })
+        Ok(self.person_of(self.platform.new_user(name)?))
+    }
+
+    pub(crate) fn person_of(&self, user: User) -> Person<'_> {
+        Person { world: self, user }
+    }
+
+    /// Those that no scenario talks to at this moment.
+    pub(crate) fn acquaintances(&self) -> MutexGuard<'_, Vec<Acquaintance>> {
+        self.acquaintances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A pool like the default one, but for its name, its size, and what `change` does to the
@@ -233,6 +252,13 @@ impl Person<'_> {
         let tap = self.world.tap(&self.user.key)?;
         self.world.request_sandbox(request)?;
         tap.expect("Sandbox Ready", SOON)
+    }
+
+    /// Keeps their claim.
+    pub(crate) fn stays(self) -> User {
+        let user = self.user.clone();
+        std::mem::forget(self);
+        user
     }
 }
 

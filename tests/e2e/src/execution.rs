@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use carapace_asl::HistoryEvent;
 use serde_json::{Value, json};
 
@@ -118,12 +118,29 @@ impl Platform {
         count: usize,
         within: Duration,
     ) -> Result<Vec<Execution>> {
-        eventually(
-            &format!("{count} ended execution(s) for event {event_id}"),
+        let look = || self.executions_of(output, event_id);
+        let all = eventually(
+            &format!("{count} execution(s) for event {event_id}"),
             within,
-            || self.executions_of(output, event_id),
-            |all| all.len() == count && all.iter().all(Execution::has_ended),
-        )
+            look,
+            |all| all.len() >= count,
+        )?;
+        // Not by listing them until then: that is work for the local AWS, which those that are waited
+        // for need more.
+        for Execution { arn, .. } in all {
+            eventually(
+                &format!("the end of {arn}"),
+                within,
+                || self.execution(&arn),
+                Execution::has_ended,
+            )?;
+        }
+        let all = look()?;
+        ensure!(
+            all.len() == count && all.iter().all(Execution::has_ended),
+            "not {count} ended execution(s) for event {event_id}: {all:#?}"
+        );
+        Ok(all)
     }
 
     /// Ends an execution from outside, as an operator may.
