@@ -92,7 +92,7 @@ impl Stage {
             openclaw,
             release,
         };
-        stage.openclaw.start();
+        stage.openclaw.start().await;
         stage.until_ready().await;
         let (status, body) = stage.pod.bind(ALICE, ALICES_KEY).await;
         assert_eq!((status, body), (200, json!({"bound": true})));
@@ -136,16 +136,22 @@ impl Stage {
     }
 }
 
-/// The container `agent` of a pod.
+/// The container `agent` of a pod, in the pod's kernel, which outlives it. OpenClaw knows another
+/// process by its number and its start since the kernel's own: in a kernel as young as the last one
+/// it would take itself for the process that was killed, and not start.
 struct OpenClaw {
-    bundle: PathBuf,
+    directory: PathBuf,
     starts: u32,
+    kernel: Option<Child>,
     process: Option<Child>,
 }
 
+/// The name of the container that holds the kernel.
+const KERNEL: &str = "pod";
+
 impl OpenClaw {
     fn in_pod(pod: &Pod) -> Self {
-        for directory in ["state", "workspace", "agent-tmp", "bundle", "runsc"] {
+        for directory in ["state", "workspace", "agent-tmp", KERNEL, "agent", "runsc"] {
             std::fs::create_dir(pod.path(directory)).unwrap();
         }
         for owned in [
@@ -164,33 +170,51 @@ impl OpenClaw {
                 "options": ["rbind", mode],
             })
         };
-        let spec = json!({
-            "ociVersion": "1.0.2",
-            "hostname": "agents-x7k2p",
-            "process": {
-                "user": {"uid": AGENT, "gid": AGENT},
-                "args": ["/usr/local/bin/node", "openclaw.mjs", "gateway", "run"],
-                "cwd": "/app/node_modules/openclaw",
-                "env": environment(),
-                "noNewPrivileges": true,
-                "capabilities": {},
-            },
-            "root": {"path": variable("OPENCLAW_IMAGE"), "readonly": true},
-            "mounts": [
-                {"destination": "/proc", "type": "proc", "source": "proc"},
+        let pod_is = |kind: &str| {
+            json!({
+                "io.kubernetes.cri.container-type": kind,
+                "io.kubernetes.cri.sandbox-id": KERNEL,
+            })
+        };
+        let spec = |args: &[&str], mounts: &[Value], annotations: Value| {
+            let proc = json!({"destination": "/proc", "type": "proc", "source": "proc"});
+            let mounts = [&[proc], mounts].concat();
+            json!({
+                "ociVersion": "1.0.2",
+                "hostname": "agents-x7k2p",
+                "process": {
+                    "user": {"uid": AGENT, "gid": AGENT},
+                    "args": args,
+                    "cwd": "/app/node_modules/openclaw",
+                    "env": environment(),
+                    "noNewPrivileges": true,
+                    "capabilities": {},
+                },
+                "root": {"path": variable("OPENCLAW_IMAGE"), "readonly": true},
+                "mounts": mounts,
+                "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}]},
+                "annotations": annotations,
+            })
+        };
+        let pause = spec(&["/usr/bin/sleep", "infinity"], &[], pod_is("sandbox"));
+        let agent = spec(
+            &["/usr/local/bin/node", "openclaw.mjs", "gateway", "run"],
+            &[
                 mount("state", "/state", "rw"),
                 mount("workspace", "/workspace", "rw"),
                 mount("agent-tmp", "/tmp", "rw"),
                 mount("config", "/config", "ro"),
                 mount("hosts", "/etc/hosts", "ro"),
             ],
-            "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}]},
-        });
-        let bundle = pod.path("bundle");
-        std::fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+            pod_is("container"),
+        );
+        for (bundle, spec) in [(KERNEL, pause), ("agent", agent)] {
+            std::fs::write(pod.path(bundle).join("config.json"), spec.to_string()).unwrap();
+        }
         Self {
-            bundle,
+            directory: pod.path("."),
             starts: 0,
+            kernel: None,
             process: None,
         }
     }
@@ -199,7 +223,7 @@ impl OpenClaw {
         let mut runsc = Command::new(variable("RUNSC"));
         runsc
             .arg("--root")
-            .arg(self.bundle.with_file_name("runsc"))
+            .arg(self.directory.join("runsc"))
             .args(["--platform", "systrap", "--systrap-disable-fast-path"])
             .args(["--network", "host"])
             .args(["--ignore-cgroups", "--overlay2", "none"]);
@@ -211,7 +235,7 @@ impl OpenClaw {
     }
 
     fn log(&self) -> PathBuf {
-        self.bundle.join("log")
+        self.directory.join("log")
     }
 
     fn said(&self) -> String {
@@ -219,25 +243,41 @@ impl OpenClaw {
     }
 
     /// As the kubelet does, after a crash as well: a new container on the same directories.
-    fn start(&mut self) {
+    async fn start(&mut self) {
+        if self.kernel.is_none() {
+            self.kernel = Some(self.run(KERNEL, KERNEL));
+            let began = Instant::now();
+            while !self.runs(KERNEL).await {
+                assert!(began.elapsed() < STARTS_WITHIN, "{}", self.said());
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
         self.starts += 1;
+        self.process = Some(self.run("agent", &self.name()));
+    }
+
+    fn run(&self, bundle: &str, name: &str) -> Child {
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.log())
             .unwrap();
-        let process = self
-            .runsc()
+        self.runsc()
             .args(["run", "--bundle"])
-            .arg(&self.bundle)
-            .arg(self.name())
+            .arg(self.directory.join(bundle))
+            .arg(name)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .unwrap();
-        self.process = Some(process);
+            .unwrap()
+    }
+
+    async fn runs(&self, name: &str) -> bool {
+        let state = self.runsc().args(["state", name]).output().await.unwrap();
+        let state: Value = serde_json::from_slice(&state.stdout).unwrap_or_default();
+        state["status"] == "running"
     }
 
     /// Sends a signal to OpenClaw itself, from outside of its container.
@@ -530,7 +570,7 @@ fn a_kill_in_the_middle_of_turns_ends_each_of_them_once() {
         let words = "for restart recovery";
         survives(stage, "kill", words, async |openclaw| {
             openclaw.killed().await;
-            openclaw.start();
+            openclaw.start().await;
         })
         .await;
     });
