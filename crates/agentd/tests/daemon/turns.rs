@@ -72,14 +72,15 @@ async fn a_conversation_remembers_and_no_other_hears_of_it() {
 #[tokio::test]
 async fn conversations_go_side_by_side_and_one_has_one_turn_at_a_time() {
     let pod = Pod::with_model().await;
-    let mut slow = pod.turn("t1", "c1", "SLOW 8").await;
-    slow.next().await.unwrap();
+    let mut first = pod.turn("t1", "c1", "SLOW 1 HOLD").await;
+    first.next().await.unwrap();
     let (status, body) = answer(pod.posting("t2", "c1", "me too")).await;
     assert_eq!((status, &body["error"]), (409, &json!("TurnInProgress")));
     let other = pod.turn("t3", "c2", "hello").await.rest().await;
     assert_eq!(end(&other), ("done", &json!("You said: hello")));
     assert_eq!(pod.status().await["busy"], true);
-    assert_eq!(end(&slow.rest().await).0, "done");
+    pod.turn("t4", "c3", "RELEASE").await;
+    assert_eq!(end(&first.rest().await).0, "done");
     let next = pod.turn("t2", "c1", "me too").await.rest().await;
     assert_eq!(end(&next), ("done", &json!("You said: me too")));
     pod.eventually("the sandbox to be idle", async || {
@@ -255,7 +256,7 @@ async fn after_a_restart_of_agentd_a_turn_is_found_again() {
 #[tokio::test]
 async fn a_session_that_is_busy_with_something_unknown_takes_no_turn() {
     let mut pod = Pod::with_model().await;
-    let mut forgotten = pod.turn("t1", "c1", "SLOW 30").await;
+    let mut forgotten = pod.turn("t1", "c1", "SLOW 1 HOLD").await;
     forgotten.next().await.unwrap();
     drop(forgotten);
     pod.restart().await;
