@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use carapace_local::{Cache, NodeKind, packages};
 
+use crate::openclaw;
 use crate::process::is_root;
 use crate::ui::Ui;
 
@@ -81,7 +82,8 @@ pub(crate) fn run(ui: Ui) -> Result<()> {
     } else {
         ui.fails("not root: only the simulated node can be used (`--node kwok`)");
     }
-    let packages = packages::missing(NodeKind::Gvisor);
+    let mut packages = packages::missing(NodeKind::Gvisor);
+    packages.extend(openclaw::missing());
     for package in &packages {
         ui.note(&format!(
             "missing: {package}{}",
@@ -93,7 +95,7 @@ pub(crate) fn run(ui: Ui) -> Result<()> {
         ));
     }
     if packages.is_empty() {
-        ui.holds("every Debian package it needs is installed");
+        ui.holds("every Debian package that it and the agents in it need is installed");
     }
 
     ui.heading("Caches");

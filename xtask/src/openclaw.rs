@@ -14,7 +14,8 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use carapace_local::{Cache, UnpackedImage, packages};
+use carapace_local::packages::{self, Missing};
+use carapace_local::{Cache, UnpackedImage};
 use carapace_oci_image::{Content, Digest, Image, ImageFile, ImageSpec, Reference};
 
 use crate::images::Images;
@@ -81,7 +82,7 @@ pub(crate) fn build(ui: Ui, images: &Images) -> Result<PathBuf> {
 
     let pins = root().join("tests/local/openclaw");
     let modules = install(ui, &pins, &directory)?;
-    setup::install(ui, &packages::absent(&PACKAGES, "the agent's shell"))?;
+    setup::install(ui, &missing())?;
     let userland = userland()?;
     let compiled = match compile(ui, &modules, &images.agentd, &directory) {
         Ok(compiled) => Some(compiled),
@@ -204,6 +205,11 @@ fn compile(ui: Ui, modules: &Path, agentd: &Path, cache: &Path) -> Result<PathBu
     fs::remove_dir_all(&partial)?;
     step.done(&format!("OpenClaw's first start: {files} modules compiled"));
     Ok(directory)
+}
+
+/// Which of [`PACKAGES`] this machine lacks.
+pub(crate) fn missing() -> Vec<Missing> {
+    packages::absent(&PACKAGES, "the agent's shell")
 }
 
 /// The files of [`PACKAGES`] with the libraries they need, as absolute paths without links in
