@@ -30,6 +30,7 @@ pub(crate) const ALL: &[Scenario] = &[
     ("ten_quick_messages_are_answered_in_order", ten),
     ("two_threads_of_one_user_are_answered_at_once", two_threads),
     ("a_direct_message_is_answered", direct),
+    ("a_file_without_a_word_is_answered", file),
     (
         "whoever_writes_from_their_mailbox_is_known_whatever_its_tag",
         tagged,
@@ -334,6 +335,23 @@ fn direct(world: &World) -> Result<()> {
     let said = ada.says(None, "hello")?;
     let answer = ada.hears_one(&said)?;
     ensure!(answer == "You said: hello", "{answer:?}");
+    Ok(())
+}
+
+/// Slack has a subtype for a direct message that comes with files.
+fn file(world: &World) -> Result<()> {
+    let ada = Talker::known(world)?;
+    let slack = world.slack()?;
+    let mut said = slack.say(&ada.member, &slack.dm(&ada.member)?, None, "")?;
+    let mut body: Value = serde_json::from_str(&said.body)?;
+    body["event"]["subtype"] = json!("file_share");
+    body["event"]["files"] = json!([{ "id": "F0PLAN", "name": "plan.pdf" }]);
+    said.body = body.to_string();
+    ensure!(slack.deliver(&said)?.status == 200);
+    let answer = ada.hears_one(&said)?;
+    let expected = "You said: [Attached in Slack, but not here: plan.pdf]";
+    ensure!(answer == expected, "{answer:?}");
+    ada.stays();
     Ok(())
 }
 

@@ -8,6 +8,9 @@
 //! field of the wrong form is refused instead: Slack doesn't write such a thing, so something is
 //! misunderstood, and it should be seen.
 //!
+//! Files are not passed on. That somebody attached some is said in words behind the text, so that the
+//! agent can say that it does not have them, and a file without a word is answered, too.
+//!
 //! The text is Slack's `mrkdwn`, with `&`, `<` and `>` written as entities
 //! (<https://docs.slack.dev/messaging/formatting-message-text>). The same text comes once more in
 //! `blocks`, and large ones in escapes, so what is posted may be several times as long as what was
@@ -98,10 +101,22 @@ struct Event {
     #[serde(default)]
     text: Value,
     #[serde(default)]
+    files: Value,
+    #[serde(default)]
     ts: Value,
     #[serde(default)]
     thread_ts: Value,
 }
+
+/// The kinds of `message` that a person has just written all the same: with files, and with `/me`
+/// (<https://docs.slack.dev/reference/events/message>). All others tell of something that happened.
+const SAID: [&str; 2] = ["file_share", "me_message"];
+
+/// Files that are named; of more there is only the number.
+const FILES: usize = 10;
+
+/// The characters of a file's name that are shown.
+const FILE_NAME_CHARACTERS: usize = 100;
 
 /// Reads a body whose signature has been verified, and which is not larger than the caller allows.
 pub fn read(body: &[u8], now: Timestamp) -> Result<Webhook, WebhookRejected> {
@@ -139,7 +154,7 @@ fn message(envelope: &Envelope, now: Timestamp) -> Result<Webhook, WebhookReject
         "message" => return Ok(Webhook::Ignored("not said to the agent")),
         _ => return Ok(Webhook::Ignored("not a message")),
     };
-    if !event.subtype.is_null() {
+    if !event.subtype.is_null() && !SAID.iter().any(|said| event.subtype == *said) {
         return Ok(Webhook::Ignored("not a new message"));
     }
     if !event.bot_id.is_null() {
@@ -167,13 +182,21 @@ fn message(envelope: &Envelope, now: Timestamp) -> Result<Webhook, WebhookReject
     } else {
         name("event.thread_ts", &event.thread_ts, MessageTs::parse)?
     };
-    let text = said(text("event.text", &event.text)?, &bots);
-    if text.is_empty() {
-        return Ok(Webhook::Ignored("says nothing"));
-    }
+    let mut text = said(text("event.text", &event.text)?, &bots);
     let characters = text.chars().count();
     if characters > SlackMessageReceived::TEXT_CHARACTERS {
         return Err(WebhookRejected::TextTooLong { characters });
+    }
+    if let Some(attached) = attached(&event.files)? {
+        let gap = if text.is_empty() { "" } else { "\n\n" };
+        // What was said comes first, should there be no room for both.
+        let added = gap.chars().count() + attached.chars().count();
+        if characters + added <= SlackMessageReceived::TEXT_CHARACTERS {
+            text.extend([gap, &attached]);
+        }
+    }
+    if text.is_empty() {
+        return Ok(Webhook::Ignored("says nothing"));
     }
     Ok(Webhook::Message(Box::new(SlackMessageReceived {
         version: VERSION,
@@ -222,13 +245,47 @@ fn said(text: &str, bots: &[&str]) -> String {
     while let Some(behind) = bots.iter().find_map(|bot| after_mention(rest, bot)) {
         rest = behind.trim_start();
     }
-    // Nobody can type other control characters, and each takes six bytes on the bus. The last two are
-    // no characters at all, and SQS takes no text with one: it could not be kept in a queue.
-    let typed = |c: &char| {
-        matches!(c, '\n' | '\t') || !(c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
-    };
-    let typed: String = decoded(rest).chars().filter(typed).collect();
+    let typed: String = decoded(rest).chars().filter(|c| is_typed(*c)).collect();
     typed.trim().to_owned()
+}
+
+/// Nobody can type other control characters, and each takes six bytes on the bus. The last two are no
+/// characters at all, and SQS takes no text with one: it could not be kept in a queue.
+fn is_typed(c: char) -> bool {
+    matches!(c, '\n' | '\t') || !(c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
+}
+
+/// The words for the files that came with a message; none, if there are none.
+fn attached(files: &Value) -> Result<Option<String>, WebhookRejected> {
+    let files = match files {
+        Value::Null => return Ok(None),
+        Value::Array(files) => files,
+        other => return Err(rejected("event.files", other, "a list")),
+    };
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let mut names: Vec<String> = files.iter().take(FILES).map(file_name).collect();
+    if let Some(more) = files.len().checked_sub(FILES).filter(|more| *more > 0) {
+        names.push(format!("{more} more"));
+    }
+    let names = names.join(", ");
+    Ok(Some(format!("[Attached in Slack, but not here: {names}]")))
+}
+
+/// What somebody called it. Of a file from another organisation Slack tells only the id.
+fn file_name(file: &Value) -> String {
+    let name = file["name"].as_str().unwrap_or_default();
+    let shown = |c: &char| is_typed(*c) && !matches!(c, '\n' | '\t');
+    let name: String = name
+        .chars()
+        .filter(shown)
+        .take(FILE_NAME_CHARACTERS)
+        .collect();
+    match name.trim() {
+        "" => "a file".to_owned(),
+        name => name.to_owned(),
+    }
 }
 
 /// What is behind `<@U123>` or `<@U123|name>`.

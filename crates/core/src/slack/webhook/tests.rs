@@ -195,6 +195,48 @@ fn what_nobody_said_to_the_agent_is_ignored() {
 }
 
 #[test]
+fn what_comes_with_files_is_said_to_the_agent_which_hears_of_them() {
+    let with = |text: &str, files: Value| {
+        let event = but(direct(), "subtype", "file_share".into());
+        but(but(event, "text", text.into()), "files", files)
+    };
+    let files = json!([
+        { "id": "F1", "name": "plan of\n the year.pdf", "mimetype": "application/pdf" },
+        { "id": "F2", "mode": "file_access", "file_access": "check_file_info" }
+    ]);
+    let note = "[Attached in Slack, but not here: plan of the year.pdf, a file]";
+    assert_eq!(
+        message(&with("what is in it?", files.clone())).text,
+        format!("what is in it?\n\n{note}")
+    );
+    assert_eq!(message(&with("", files.clone())).text, note);
+    let nothing_else = but(mention(), "text", "<@U0CLAW>".into());
+    assert_eq!(
+        message(&but(nothing_else, "files", files.clone())).text,
+        note
+    );
+    let many = vec![json!({ "name": "\u{6f22}".repeat(1_000) }); 12];
+    let note = message(&with("", many.into())).text;
+    assert!(note.ends_with(", 2 more]"), "{note}");
+    assert!(note.chars().count() < 1_200, "{note}");
+    // A file does not make too long what was not.
+    let longest = "x".repeat(SlackMessageReceived::TEXT_CHARACTERS);
+    assert_eq!(message(&with(&longest, files)).text, longest);
+    assert_eq!(ignored(&with("", json!([]))), "says nothing");
+    assert_eq!(ignored(&with("", json!(null))), "says nothing");
+    insta::assert_snapshot!(
+        posted(&envelope(&with("hello", json!({})))).unwrap_err(),
+        @"the body's event.files is an object, but it must be a list"
+    );
+}
+
+#[test]
+fn what_somebody_does_with_me_is_said_to_the_agent() {
+    let event = but(direct(), "subtype", "me_message".into());
+    assert_eq!(message(&event).text, "hello");
+}
+
+#[test]
 fn the_longest_text_is_taken_however_it_is_written() {
     let text = "\u{8b9}".replace('\u{8b9}', "\u{6f22}").repeat(40_000);
     let event = but(direct(), "text", text.as_str().into());
@@ -260,6 +302,7 @@ fn a_field_of_the_wrong_form_is_refused_by_name() {
         &["event", "ts"],
         &["event", "thread_ts"],
         &["event", "text"],
+        &["event", "files"],
         &["event", "bot_id"],
         &["event", "subtype"],
         &["event", "channel_type"],
@@ -267,11 +310,13 @@ fn a_field_of_the_wrong_form_is_refused_by_name() {
         for value in &hostile {
             let verdict = posted(&at(path, value));
             if let Ok(Webhook::Message(message)) = &verdict {
-                // Any text is a text, and a list may be empty.
-                assert!(
-                    path == ["event", "text"] || path == ["authorizations"],
-                    "{path:?} {message:?}"
-                );
+                // Any text is a text, and a list may be empty or hold what Slack does not tell of.
+                let free = [
+                    &["event", "text"][..],
+                    &["event", "files"],
+                    &["authorizations"],
+                ];
+                assert!(free.contains(&path), "{path:?} {message:?}");
             }
             if let Err(error) = verdict {
                 let error = error.to_string();
