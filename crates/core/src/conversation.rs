@@ -42,7 +42,7 @@ pub const WAKE_LEASE: SignedDuration = SignedDuration::from_mins(20);
 /// How old a lease has to be before its holder renews it.
 pub const RENEW_AFTER: SignedDuration = SignedDuration::from_secs(20);
 
-/// How old a message has to be before it is begun, if earlier ones may still be on their way.
+/// How old a message has to be at least before it is begun, if earlier ones may still be on their way.
 /// Webhooks, rules and executions take different times, the first one of a quiet function above all;
 /// most of this passes anyway while a message is on its way to its turn.
 pub const SETTLE: SignedDuration = SignedDuration::from_secs(1);
@@ -50,6 +50,10 @@ pub const SETTLE: SignedDuration = SignedDuration::from_secs(1);
 /// The same for a message of a thread of which nothing else has come: what began the thread is likely
 /// to be late, and the step that brings it may have died and be tried again.
 pub const SETTLE_FIRST: SignedDuration = SignedDuration::from_secs(3);
+
+/// The oldest that it has to be. Where its own way to the inbox was slow, that of an earlier one is
+/// likely to be slower, so it waits there for as long as its way took.
+pub const SETTLE_MOST: SignedDuration = SignedDuration::from_secs(10);
 
 /// Which conversation, and whose. A thread that several users write in is a conversation for each
 /// of them, with an agent of its own.
@@ -111,6 +115,8 @@ pub struct Queued {
     pub version: Version,
     /// What was said.
     pub message: SlackMessageReceived,
+    /// When it was put into the inbox.
+    pub arrived_at: Timestamp,
     /// What has been posted in reply to it.
     pub reply: Reply,
     /// What has come of it, once it has come to its end.
@@ -280,11 +286,12 @@ impl Queued {
     /// with.
     pub fn settles(&self) -> SignedDuration {
         let message = &self.message;
-        match self.seq {
-            _ if message.ts == message.thread_ts => SignedDuration::ZERO,
-            1 => SETTLE_FIRST,
-            _ => SETTLE,
+        if message.ts == message.thread_ts {
+            return SignedDuration::ZERO;
         }
+        let least = if self.seq == 1 { SETTLE_FIRST } else { SETTLE };
+        let way = self.arrived_at.duration_since(message.at);
+        way.saturating_mul(2).clamp(least, SETTLE_MOST)
     }
 
     /// The message with what has been posted of its reply.
@@ -346,6 +353,7 @@ pub fn accept(
         seq,
         version: Version(1),
         message: message.clone(),
+        arrived_at: now,
         reply: Reply::default(),
         outcome: None,
     });

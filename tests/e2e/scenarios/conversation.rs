@@ -298,13 +298,25 @@ fn unvouched(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// I1. They come in the reverse of the order they were written in, while the agent is at work.
 fn ten(world: &World) -> Result<()> {
     let ada = Talker::known(world)?;
-    let first = ada.says(None, "hello")?;
-    ada.hears(&first, 1)?;
-    for n in 0..10 {
-        ada.says(Some(&first), &format!("number {n}"))?;
+    let slack = world.slack()?;
+    let first = ada.says(None, "SLOW 1 HOLD hello")?;
+    ada.hears_begin(&first)?;
+    let thread = Some(first.thread_ts.as_str());
+    let written: Vec<Said> = (0..10)
+        .map(|n| slack.say(&ada.member, &ada.channel, thread, &format!("number {n}")))
+        .collect::<Result<_>>()?;
+    for said in written.iter().rev() {
+        let delivery = slack.deliver(said)?;
+        ensure!(delivery.status == 200, "{delivery:?}");
     }
+    for said in &written {
+        let execution = ada.conversation(said)?;
+        ensure!(execution.status == "SUCCEEDED", "{execution:#?}");
+    }
+    ada.releases()?;
     let answers = ada.hears(&first, 11)?;
     let texts: Vec<&str> = answers[1..].iter().map(|a| a.text.as_str()).collect();
     let expected: Vec<String> = (0..10).map(|n| format!("You said: number {n}")).collect();

@@ -5,6 +5,7 @@ use carapace_core::{
     EventId, Holder,
     agent::Version,
     conversation::{ConversationKey, Hold, Lease, LeaseChange, Queued, QueuedChange},
+    event::SlackMessageReceived,
     ports::{Inbox, Saved, Seen, Trouble},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -172,6 +173,7 @@ fn queued(queued: &Queued, now: Timestamp) -> Result<Item, Trouble> {
     item.text(OWNER, &queued.key.user);
     item.number("version", &queued.version.0);
     item.json("detail", &queued.message)?;
+    item.text("arrived_at", &queued.arrived_at);
     item.json("reply", &queued.reply)?;
     if let Some(outcome) = &queued.outcome {
         item.json("outcome", outcome)?;
@@ -182,11 +184,17 @@ fn queued(queued: &Queued, now: Timestamp) -> Result<Item, Trouble> {
 
 fn read_queued(key: &ConversationKey, seq: u64, item: &Item) -> Result<Queued, Trouble> {
     let item = Reader::new("MSG", item);
+    let message: SlackMessageReceived = item.json("detail")?;
     Ok(Queued {
         key: key.clone(),
         seq,
         version: Version(item.number("version")?),
-        message: item.json("detail")?,
+        // What was written before this was kept has waited long enough.
+        arrived_at: match item.has("arrived_at") {
+            true => item.parsed("arrived_at")?,
+            false => message.at,
+        },
+        message,
         reply: item.json("reply")?,
         outcome: item
             .has("outcome")
@@ -293,6 +301,7 @@ mod tests {
             seq: 3,
             version: Version(2),
             message: SlackMessageReceived::from_event(&event).unwrap(),
+            arrived_at: at(),
             reply: serde_json::from_value(json!({"parts": [{
                 "ts": "1764000000.000002", "from": 0, "said": 5, "saying": 9, "mode": "Stream",
                 "digest": 7
@@ -334,6 +343,10 @@ mod tests {
             let item = queued(&written, at()).unwrap();
             assert_eq!(read_queued(&key(), 3, &item).unwrap(), written);
         }
+        let mut item = queued(&messages()[0], at()).unwrap();
+        item.remove("arrived_at").unwrap();
+        let of_old = read_queued(&key(), 3, &item).unwrap();
+        assert_eq!(of_old.arrived_at, of_old.message.at);
         let seen = read_seen(&once(&messages()[0].message.id, &messages()[0], at())).unwrap();
         assert_eq!((seen.user, seen.conversation), (key().user, key().id));
         assert_eq!(seen.seq, 3);

@@ -59,6 +59,7 @@ fn queued(seq: u64) -> Queued {
         seq,
         version: Version(3),
         message: message(1),
+        arrived_at: at(0),
         reply: Reply::default(),
         outcome: None,
     }
@@ -258,6 +259,18 @@ fn a_message_waits_for_earlier_ones_only_where_there_may_be_some() {
     assert_eq!(reply.settles(), SETTLE_FIRST);
     reply.seq = 2;
     assert_eq!(reply.settles(), SETTLE);
+}
+
+/// Where one message was slow to arrive, an earlier one may be slower.
+#[test]
+fn a_message_whose_way_was_slow_waits_in_the_inbox_for_as_long() {
+    let mut reply = queued(2);
+    reply.message.ts = MessageTs::parse("1700000000.000009").unwrap();
+    let after = |arrived: i64| {
+        reply.arrived_at = at(arrived);
+        reply.settles().as_secs()
+    };
+    assert_eq!([-5, 0, 2, 5, 6, 86_400].map(after), [1, 1, 4, 10, 10, 10]);
 }
 
 #[test]

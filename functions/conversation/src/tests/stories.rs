@@ -161,6 +161,32 @@ fn messages_that_come_at_once_and_twice_are_answered_once_each_and_in_order() {
     }
 }
 
+/// I1: a platform that is slow is slow for the one and slower for the other.
+#[test]
+fn a_message_overtaken_on_a_slow_way_is_answered_first_all_the_same() {
+    let world = World::new();
+    run(&world, "Ev1", "hello");
+    let written = |id: &str, ts: &str| {
+        let mut event = event(id, id);
+        event["detail"]["ts"] = json!(ts);
+        event["detail"]["at"] = json!(world.time.now().to_string());
+        event
+    };
+    let (two, three) = (
+        written("Ev2", "1764000001.000001"),
+        written("Ev3", "1764000002.000001"),
+    );
+    let after = async |millis: u64, name: &str, event: Value| {
+        world.time.sleep(Duration::from_millis(millis)).await;
+        execute(&world, name, event).await
+    };
+    let (two, three) = (after(2_600, "x-2", two), after(1_500, "x-3", three));
+    let (two, three) = world.time.run(join(two, three));
+    world.check();
+    assert_eq!((two.error, three.error), (None, None));
+    assert_eq!(ran(&world), ["slack.Ev1", "slack.Ev2", "slack.Ev3"]);
+}
+
 #[test]
 fn a_message_that_comes_while_the_agent_answers_is_answered_by_the_same_execution() {
     let world = World::new();
