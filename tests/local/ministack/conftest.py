@@ -40,7 +40,7 @@ class Stack:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        support.eventually(self.ready, f"{self.endpoint} answers", seconds=20)
+        support.eventually(self.ready, f"{self.endpoint} answers")
 
     def ready(self):
         assert self.process.poll() is None, self.log.read_text()
@@ -84,7 +84,8 @@ def kube(tmp_path_factory):
         'case "$1 $2" in\n'
         f"  'get namespaces') echo '{json.dumps(namespaces)}' ;;\n"
         "  get*) echo '{\"items\": []}' ;;\n"
-        f"  apply*) cat > {directory}/applied.json ;;\n"
+        # Whoever reads it reads all of it.
+        f"  apply*) cd {directory} && cat > applied.$$ && mv applied.$$ applied.json ;;\n"
         "esac\n"
     )
     kubectl.chmod(0o755)

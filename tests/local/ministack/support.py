@@ -27,7 +27,7 @@ def client(endpoint, service, key, secret, token):
     )
 
 
-def eventually(condition, what, seconds=10.0):
+def eventually(condition, what, seconds=30.0):
     """The first true answer of `condition`, or a failure that shows the last one."""
     deadline = time.monotonic() + seconds
     while True:
@@ -91,7 +91,7 @@ class Account:
             service, key["AccessKeyId"], key["SecretAccessKey"]
         )
 
-    def function(self, *statements, timeout=5, environment=None):
+    def function(self, *statements, timeout=30, environment=None):
         """A deployed function that does what its event says (see function_under_test.py)."""
         content = BytesIO()
         with zipfile.ZipFile(content, "w") as archive:

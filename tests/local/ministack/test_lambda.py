@@ -127,9 +127,9 @@ def test_a_function_may_do_what_its_role_allows_and_nothing_else(aws, resources,
     call = {"do": "call", "service": service, "operation": operation, "arguments": arguments}
     action = f"{service}:{operation}"
     functions = [
-        aws.function(allow(action, resource=resource), timeout=20),
+        aws.function(allow(action, resource=resource)),
         aws.function(timeout=20),
-        aws.function(allow(action, resource=f"{resource}-2"), timeout=20),
+        aws.function(allow(action, resource=f"{resource}-2")),
     ]
     with ThreadPoolExecutor() as pool:
         granted, without, elsewhere = pool.map(lambda f: aws.invoke(f, **call), functions)
@@ -148,6 +148,6 @@ def test_a_key_policy_can_keep_out_a_role_that_iam_allows(aws):
         Policy=json.dumps({"Statement": [only_trusted]}),
     )["KeyMetadata"]["KeyId"]
     sign = {"KeyId": key, "Message": "eA==", "SigningAlgorithm": "ECDSA_SHA_256"}
-    function = aws.function(allow("kms:Sign"), timeout=20)
+    function = aws.function(allow("kms:Sign"))
     refused = aws.invoke(function, do="call", service="kms", operation="Sign", arguments=sign)
     assert refused["code"] == "AccessDeniedException"

@@ -129,10 +129,21 @@ def test_a_machine_past_its_timeout_is_timed_out_and_stays_so(aws):
     assert aws.stepfunctions.describe_execution(executionArn=execution)["status"] == "TIMED_OUT"
 
 
+def test_what_a_task_answers_after_the_end_is_not_in_the_history(aws):
+    call = {"FunctionName": aws.function(), "Payload": {"do": "sleep", "seconds": 3}}
+    states = task("lambda:invoke", **call)
+    execution = aws.start(aws.machine(states, allow("lambda:InvokeFunction"), TimeoutSeconds=1))
+    assert aws.ended(execution)["status"] == "TIMED_OUT"
+    time.sleep(3.2)  # Longer than the task takes.
+    events = aws.stepfunctions.get_execution_history(executionArn=execution)["events"]
+    assert [event["type"] for event in events][-1] == "ExecutionTimedOut"
+    assert aws.stepfunctions.describe_execution(executionArn=execution)["status"] == "TIMED_OUT"
+
+
 def test_a_stopped_execution_makes_no_further_attempt(aws):
     payload = {"do": "fail", "type": "E", "message": ""}
     states = task("lambda:invoke", FunctionName=aws.function(), Payload=payload)
-    states["Only"]["Retry"] = [{"ErrorEquals": ["E"], "IntervalSeconds": 1, "MaxAttempts": 1}]
+    states["Only"]["Retry"] = [{"ErrorEquals": ["E"], "IntervalSeconds": 3, "MaxAttempts": 1}]
     execution = aws.start(aws.machine(states, allow("lambda:InvokeFunction")))
 
     def history():
@@ -141,7 +152,7 @@ def test_a_stopped_execution_makes_no_further_attempt(aws):
 
     eventually(lambda: "TaskFailed" in history(), "the first attempt has failed")
     aws.stepfunctions.stop_execution(executionArn=execution, error="Mine", cause="enough")
-    time.sleep(1.2)  # As long as the second attempt would have taken to come.
+    time.sleep(3.2)  # As long as the second attempt would have taken to come.
     ended = aws.stepfunctions.describe_execution(executionArn=execution)
     assert (ended["status"], ended["error"]) == ("ABORTED", "Mine")
     assert history().count("TaskScheduled") == 1

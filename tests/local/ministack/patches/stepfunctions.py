@@ -3,7 +3,8 @@
 - Every task runs under the state machine's role. A refused `lambda:invoke` is
   `Lambda.AWSLambdaException`, as on AWS; a refused SDK integration is what that service answers.
 - `TimeoutSeconds` of the machine ends the execution as TIMED_OUT, and an execution that has ended
-  (timed out or stopped) starts no further attempt and does not change its status again.
+  (timed out or stopped) starts no further attempt, has no further step in its history and does not
+  change its status again.
 - `StartExecution` with the name and input of a running execution returns that execution.
 - A throttled function is `Lambda.TooManyRequestsException`, not `Lambda.Unknown`.
 - A nested execution that fails is `States.TaskFailed` to the one that waits for it, with the nested
@@ -81,6 +82,13 @@ def _run_under_role_and_timeout():
             clock.cancel()
             _current.reset(token)
             _runs.pop(arn, None)
+
+    @seam.around(sfn, "_add_event", "b1db143ccd21")
+    def add_event(original, execution, event_type, details=None):
+        run = _current.get()
+        if run and run.execution is execution and not event_type.startswith("Execution"):
+            run.stop_if_ended()
+        return original(execution, event_type, details)
 
     @seam.around(sfn, "_fail_execution", "e6da895fa0b7")
     def fail_execution(original, execution, error, cause):
