@@ -216,7 +216,7 @@ fn stalled(world: &World) -> Result<()> {
     let ada = Talker::new(world)?;
     let slack = world.slack()?;
     slack
-        .misbehave(&json!({ "user": ada.member.id, "method": "users.info", "stall_seconds": 8 }))?;
+        .misbehave(&json!({ "user": ada.member.id, "method": "users.info", "stall_seconds": 4 }))?;
     let (said, tap) = unsent(&ada)?;
     let began = Instant::now();
     let delivery = slack.deliver(&said)?;

@@ -40,7 +40,7 @@ class Stack:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        support.eventually(self.ready, f"{self.endpoint} answers")
+        support.eventually(self.ready, f"{self.endpoint} answers", seconds=20)
 
     def ready(self):
         assert self.process.poll() is None, self.log.read_text()

@@ -27,7 +27,7 @@ def client(endpoint, service, key, secret, token):
     )
 
 
-def eventually(condition, what, seconds=30.0):
+def eventually(condition, what, seconds=10.0):
     """The first true answer of `condition`, or a failure that shows the last one."""
     deadline = time.monotonic() + seconds
     while True:

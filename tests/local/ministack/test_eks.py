@@ -35,7 +35,7 @@ def cluster(aws):
         found = aws.eks.describe_cluster(name="carapace")["cluster"]
         return found if found["status"] == "ACTIVE" else None
 
-    yield eventually(described, "the cluster is active")
+    yield eventually(described, "the cluster is active", seconds=1)
     aws.eks.delete_cluster(name="carapace")
 
 

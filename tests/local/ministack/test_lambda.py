@@ -128,7 +128,7 @@ def test_a_function_may_do_what_its_role_allows_and_nothing_else(aws, resources,
     action = f"{service}:{operation}"
     functions = [
         aws.function(allow(action, resource=resource)),
-        aws.function(timeout=20),
+        aws.function(),
         aws.function(allow(action, resource=f"{resource}-2")),
     ]
     with ThreadPoolExecutor() as pool:

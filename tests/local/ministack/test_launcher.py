@@ -69,8 +69,8 @@ def test_a_warm_invocation_does_not_wait_for_the_network_or_the_log(aws):
         aws.invoke(function)
         return time.perf_counter() - begin
 
-    # Without the patch each one takes more than 50 ms. The fastest says it, on a busy machine too.
-    assert min(seconds() for _ in range(30)) < 0.04
+    # Without the patch each one takes more than 50 ms.
+    assert min(seconds() for _ in range(10)) < 0.04
 
 
 def test_an_execution_starts_at_once(aws):
@@ -81,7 +81,7 @@ def test_an_execution_starts_at_once(aws):
         return (ended["stopDate"] - ended["startDate"]).total_seconds()
 
     # Without the patch each one sleeps 150 ms first.
-    assert min(seconds() for _ in range(10)) < 0.1
+    assert min(seconds() for _ in range(5)) < 0.1
 
 
 def test_a_function_does_not_see_the_secrets_of_the_stack(aws):
@@ -104,9 +104,10 @@ def test_a_signal_ends_the_process_and_every_function(start, name):
         "three functions run",
     )
     assert set(pids) < set(running)
+    begin = time.monotonic()
     stack.process.send_signal(getattr(signal, name))
-    # Long before the busy one would have ended by itself.
-    assert stack.process.wait(timeout=25) == 0
+    assert stack.process.wait(timeout=10) == 0
+    assert time.monotonic() - begin < 5
     assert [pid for pid in running if Path(f"/proc/{pid}").exists()] == []
 
 
